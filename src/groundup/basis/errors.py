@@ -1,0 +1,59 @@
+"""Errors that a user can act on.
+
+Every message names the key or file, the value that was seen, what is allowed, and (on a `hint:` line) the fix.
+`UsageError` is a mistake of the caller (exit status 2); every other `GroundupError` is an error of the run (exit status 1).
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class GroundupError(Exception):
+    """An error of the run. `hint` says what to do about it; it is printed on a line of its own."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
+class UsageError(GroundupError):
+    """A mistake of the caller: a bad recipe, key, value or path."""
+
+    exit_code = 2
+
+
+class DataError(GroundupError):
+    """The data cannot be used as it is: a missing folder, a damaged image, a class without images."""
+
+
+class CheckpointError(GroundupError):
+    """A checkpoint is damaged, missing, or does not belong to this run."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """The entry of `allowed` that looks most like `name`, or None if nothing is close."""
+    by_lower = {entry.lower(): entry for entry in allowed}
+    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.55)
+    return by_lower[found[0]] if found else None
+
+
+def listed(names: Iterable[str], limit: int = 40) -> str:
+    """`names` as a comma-separated list, cut after `limit` entries."""
+    names = list(names)
+    shown = ", ".join(names[:limit])
+    return f"{shown}, ... ({len(names) - limit} more)" if len(names) > limit else shown
+
+
+def unknown_name(key: str, value: str, allowed: Sequence[str], *, what: str = "unknown value") -> UsageError:
+    """The error for a name that is not in a family, with the nearest one as hint."""
+    near = nearest(value, allowed)
+    return UsageError(
+        f"{key}={value!r}: {what}; allowed: {listed(allowed)}",
+        hint=f"did you mean {near!r}?" if near else None,
+    )

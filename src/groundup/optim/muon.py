@@ -1,0 +1,91 @@
+"""Muon: momentum, then the nearest semi-orthogonal matrix as the update, for convolution filters; SGD for the rest.
+
+A filter bank (out, in, kh, kw) is taken as the matrix (out, in*kh*kw). Its Nesterov momentum is orthogonalised by a few
+Newton-Schulz iterations and scaled to the norm of the weights, which are themselves kept at a constant norm.
+
+    Source   Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024); the form with normalised
+             filters follows the description of the CIFAR-10 speed records (cifar10-airbench).
+    Changed  Equal shapes are orthogonalised as one batch; the aspect-ratio is handled by transposing to the wide form;
+             the work is done in float32 on a CPU and in bfloat16 on a GPU.
+    Values   lr 0.24, momentum 0.6, 3 iterations for 8 epochs of CIFAR-10 at batch 2000; lr around 0.18 for CIFAR-100.
+    Cost     iterations x 4 x out^2 x (in*kh*kw) multiply-adds a step: a few percent of a step at batch 512 and 512 filters.
+    Hurts    on norms, biases and the classifier: these keep SGD.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Quintic coefficients that maximise the slope at zero while keeping singular values within about [0.7, 1.2].
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(matrices: Tensor, iterations: int = 3) -> Tensor:
+    """Newton-Schulz iteration towards the nearest semi-orthogonal matrix.
+
+    `matrices`: float (batch, rows, columns), any scale. Returns the same shape and dtype with singular values near 1.
+    """
+    a, b, c = _QUINTIC
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for groups with `muon=True` (parameters of 2 or more dimensions), Nesterov SGD for the others.
+
+    Group keys: `lr`, `momentum`, `weight_decay`, `muon`, and `iterations` for Muon groups. In a Muon group the learning rate is
+    relative to the norm of the filters: 0.1 turns each filter bank by about a tenth of its size a step.
+    """
+
+    def __init__(self, params: Any, lr: float, momentum: float = 0.6, weight_decay: float = 0.0, iterations: int = 3) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "muon": False, "iterations": iterations}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        assert closure is None, "Muon takes no closure"
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            updates = self._nesterov(parameters, group)
+            if group["muon"]:
+                self._turn(parameters, updates, group)
+            else:
+                torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+
+    def _nesterov(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """Gradient plus decay, into the buffer, and looked ahead by one momentum step."""
+        gradients: list[Tensor] = [p.grad for p in parameters]  # type: ignore[misc]
+        for p in parameters:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+        if group["weight_decay"] and not group["muon"]:
+            gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients)
+        return list(torch._foreach_add(gradients, buffers, alpha=group["momentum"]))
+
+    def _turn(self, parameters: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> None:
+        """Rescale each filter bank to norm sqrt(out), then step by the orthogonalised update, batched over equal shapes."""
+        by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for position, p in enumerate(parameters):
+            by_shape[p.shape[0], p[0].numel()].append(position)
+        for positions in by_shape.values():
+            stacked = torch.stack([updates[i].reshape(len(updates[i]), -1) for i in positions])
+            for i, update in zip(positions, orthogonalize(stacked, group["iterations"]), strict=True):
+                p = parameters[i]
+                p.mul_(len(p) ** 0.5 / (p.norm() + 1e-7))
+                p.add_(update.view(p.shape), alpha=-group["lr"])
