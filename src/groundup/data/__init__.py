@@ -1,0 +1,28 @@
+"""Data: doors to image sources, decoding into a cache on disk, splits by seed, and batches from memory."""
+
+from groundup.data.decode import UnreadableImage, decode_image
+from groundup.data.doors import DOORS
+from groundup.data.loading import (
+    ImageSet,
+    MemoryLoader,
+    Splits,
+    batch_indices,
+    batches_per_epoch,
+    epoch_order,
+    load_splits,
+)
+from groundup.data.settings import DataSettings
+
+__all__ = [
+    "DOORS",
+    "DataSettings",
+    "ImageSet",
+    "MemoryLoader",
+    "Splits",
+    "UnreadableImage",
+    "batch_indices",
+    "batches_per_epoch",
+    "decode_image",
+    "epoch_order",
+    "load_splits",
+]

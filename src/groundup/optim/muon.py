@@ -14,10 +14,14 @@ Newton-Schulz iterations and scaled to the norm of the weights, which are themse
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
+
+from groundup.basis.errors import UsageError
+from groundup.optim.groups import BaseOptimizerSettings, GroupScales, LrScale, WeightDecay
 
 # Quintic coefficients that maximise the slope at zero while keeping singular values within about [0.7, 1.2].
 _QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -47,8 +51,16 @@ class Muon(torch.optim.Optimizer):
     relative to the norm of the filters: 0.1 turns each filter bank by about a tenth of its size a step.
     """
 
-    def __init__(self, params: Any, lr: float, momentum: float = 0.6, weight_decay: float = 0.0, iterations: int = 3) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "muon": False, "iterations": iterations}
+    def __init__(
+        self, params: Any, lr: float, momentum: float = 0.6, weight_decay: float = 0.0, iterations: int = 3
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "muon": False,
+            "iterations": iterations,
+        }
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -89,3 +101,49 @@ class Muon(torch.optim.Optimizer):
                 p = parameters[i]
                 p.mul_(len(p) ** 0.5 / (p.norm() + 1e-7))
                 p.add_(update.view(p.shape), alpha=-group["lr"])
+
+
+class MuonSettings(BaseOptimizerSettings):
+    """Muon for the trainable convolution filters at the schedule's rate; Nesterov SGD at multiples of it for the rest.
+
+    Weights of 2 or more dimensions beside the filters and the head are the group `other`, at the schedule's rate.
+    """
+
+    name: Literal["muon"] = Field("muon", description="Muon for convolution filters, SGD for the rest.")
+    momentum: float = Field(0.6, ge=0, lt=1, description="Momentum of the filters, in [0, 1).")
+    iterations: int = Field(3, ge=1, le=20, description="Newton-Schulz iterations of each update, 1 to 20.")
+    sgd_momentum: float = Field(0.85, ge=0, lt=1, description="Nesterov momentum of all other parameters, in [0, 1).")
+    weight_decay: WeightDecay = Field(
+        5e-4, description="Weight decay of the SGD part, from 0 (filters keep their norm)."
+    )
+    norm_lr_scale: LrScale = Field(
+        0.22, description="Learning rate of the norm weights, as a multiple of the schedule's, above 0."
+    )
+    bias_lr_scale: LrScale = Field(
+        0.22, description="Learning rate of the biases (but the head's), as a multiple of the schedule's, above 0."
+    )
+    head_lr_scale: LrScale = Field(
+        2.8, description="Learning rate of the final classifier, as a multiple of the schedule's, above 0."
+    )
+
+    def build(self, model: nn.Module) -> Muon:
+        groups: list[dict[str, Any]] = []
+        for group in self.groups(model):
+            group |= {"muon": False, "momentum": self.sgd_momentum}
+            if group["name"] != "filters":
+                groups.append(group)
+                continue
+            filters = [p for p in group["params"] if p.ndim == 4]
+            other = [p for p in group["params"] if p.ndim != 4]
+            turned = {"params": filters, "weight_decay": 0.0, "muon": True, "momentum": self.momentum}
+            groups += [group | turned] if filters else []
+            groups += [group | {"name": "other", "params": other}] if other else []
+        if not any(group["muon"] for group in groups):
+            raise UsageError(
+                "optimizer.name='muon': the model has no trainable convolution filters for it; allowed: sgd, adamw",
+                hint="set optimizer.name=sgd",
+            )
+        return Muon(groups, lr=0.0, iterations=self.iterations)
+
+    def _scales(self) -> GroupScales:
+        return GroupScales(bias=self.bias_lr_scale, head=self.head_lr_scale, norm=self.norm_lr_scale)

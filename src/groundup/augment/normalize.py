@@ -1,0 +1,52 @@
+"""From bytes to what the network sees: resize, scale to [0, 1], subtract the mean, divide by the standard deviation.
+
+Shapes   images uint8 (B, 3, S, S) -> float32 (B, 3, R, R), channels-last; mean and std float (3,) of pixels in [0, 1].
+Note     Training, evaluation and prediction all call `normalize`, so they cannot disagree about the constants
+         (system 002 trained and tested with different ones).
+"""
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from groundup.basis.settings import Settings
+
+Colour = tuple[float, float, float]
+
+
+class NormalizeSettings(Settings):
+    """Channel mean and standard deviation of pixels in [0, 1]. Left out, they are measured on the training split and written
+    into the run's recipe."""
+
+    mean: Colour | None = Field(None, description="Mean per channel (red, green, blue), in [0, 1]; null measures it.")
+    std: Colour | None = Field(None, description="Standard deviation per channel, above 0; null measures it.")
+
+
+def measure(images: Tensor) -> tuple[Colour, Colour]:
+    """Mean and standard deviation per channel of uint8 images (N, H, W, 3), rounded to 4 digits so that they can be written down."""
+    total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
+    for chunk in images.split(1024):
+        pixels = chunk.reshape(-1, 3).double() / 255
+        total += pixels.sum(0)
+        squares += (pixels**2).sum(0)
+        count += len(pixels)
+    mean = total / count
+    # A channel without any variation would otherwise divide by zero.
+    std = (squares / count - mean**2).clamp(min=0).sqrt().clamp(min=1e-3)
+    return _rounded(mean), _rounded(std)
+
+
+def _rounded(values: Tensor) -> Colour:
+    red, green, blue = (round(float(value), 4) for value in values)
+    return red, green, blue
+
+
+def normalize(images: Tensor, mean: Colour, std: Colour, resolution: int | None = None) -> Tensor:
+    """See the module. `resolution`: side in px to resize to (bilinear, antialiased), None keeps the size."""
+    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1).mul(255).reciprocal()
+    shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1).mul(255)
+    x = (images.float() - shift) * scale
+    if resolution is not None and resolution != x.shape[-1]:
+        x = F.interpolate(x, size=(resolution, resolution), mode="bilinear", antialias=True)
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,213 @@
+"""The command `groundup`: parse, call, print. Heavy imports wait until a command needs them, so that `--help` is quick."""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from groundup.basis.errors import GroundupError, UsageError
+from groundup.basis.interruption import Interrupted
+
+app = typer.Typer(
+    help="Train image classifiers from scratch, to a target, honestly.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Overrides, KEY=VALUE, e.g. train.epochs=3.", show_default=False)
+]
+RunArgument = Annotated[Path, typer.Argument(help="Run folder, e.g. runs/digits-001.", show_default=False)]
+MaxTime = Annotated[
+    str | None, typer.Option(help="Stop resumably after this time, e.g. 90s, 9m, 2h.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the library, or print one recipe.
+
+    Example: groundup recipes cifar100-speed
+    """
+    from groundup.recipe import library, load_recipe, source_text
+
+    if name is not None:
+        print(
+            json.dumps(load_recipe(name).model_dump(mode="json", by_alias=True)) if as_json else source_text(name),
+            end="",
+        )
+        return
+    rows = {entry: load_recipe(entry) for entry in library()}
+    if as_json:
+        print(json.dumps({entry: {"about": recipe.about, "claim": _claim(recipe)} for entry, recipe in rows.items()}))
+        return
+    for entry, recipe in rows.items():
+        claim = recipe.claim
+        target = f"{claim.top1:.2%}" if claim and claim.top1 is not None else "-"
+        print(f"{entry:<20} {target:>7}  {recipe.about}")
+
+
+def _claim(recipe: Any) -> Any:
+    return recipe.claim.model_dump(mode="json") if recipe.claim else None
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Library name or path of a recipe.", show_default=False)],
+    overrides: Overrides = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder; by default runs/NAME-001, -002 ...", show_default=False)
+    ] = None,
+    max_time: MaxTime = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a recipe into a new run folder.
+
+    Example: groundup train digits train.epochs=3
+    """
+    from groundup.recipe import load_recipe
+    from groundup.runs.train import train
+
+    # The recipe is validated before the folder is made: a typing mistake leaves nothing behind.
+    chosen = load_recipe(recipe, overrides or [])
+    _report(train(chosen, run=run, max_seconds=_seconds(max_time)), as_json)
+
+
+@app.command()
+def resume(run: RunArgument, max_time: MaxTime = None, as_json: AsJson = False) -> None:
+    """Go on with a run exactly where it stopped.
+
+    Example: groundup resume runs/digits-001
+    """
+    from groundup.runs.train import resume
+
+    _report(resume(run, max_seconds=_seconds(max_time)), as_json)
+
+
+def _report(run: Any, as_json: bool) -> None:
+    from groundup.runs.summary import result_line
+
+    if as_json:
+        print(json.dumps({"run": str(run.folder), **run.summary}))
+    else:
+        print(f"{result_line(run.summary)}\n{run.folder}")
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    tta: Annotated[str, typer.Option(help="Test-time augmentation: none or flip (mirror).")] = "none",
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Report on a run's test split: top-1 with its interval, top-5, per class, confusion.
+
+    Example: groundup evaluate runs/digits-001 --tta flip
+    """
+    from groundup.runs.evaluate import evaluate
+
+    result = evaluate(run, tta=tta, split=split)
+    if as_json:
+        print(json.dumps(result.to_dict()))
+        return
+    print(result)
+    rows = sorted(result.per_class, key=lambda row: (row["recall"] is None, row["recall"]))
+    print(f"loss (nll) {result.nll:.4f}\nhardest classes:")
+    for row in rows[:5]:
+        recall = "-" if row["recall"] is None else f"{row['recall']:.1%}"
+        print(f"  {row['class']}: recall {recall} of {row['images']} images")
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    images: Annotated[list[Path], typer.Argument(help="Pictures in any format that Pillow reads.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """The five most probable classes of each picture, by name.
+
+    Example: groundup predict runs/digits-001 photo.png
+    """
+    from groundup.runs.load import load
+
+    missing = [str(image) for image in images if not image.is_file()]
+    if missing:
+        raise UsageError(f"{', '.join(missing)}: there is no such file")
+    classifier = load(run)
+    answers = {str(image): classifier.predict(image) for image in images}
+    if as_json:
+        print(
+            json.dumps(
+                {name: [{"class": label, "probability": p} for label, p in top] for name, top in answers.items()}
+            )
+        )
+        return
+    for name, top in answers.items():
+        print(name)
+        for label, probability in top:
+            print(f"  {probability:7.2%}  {label}")
+
+
+@app.command()
+def bench(
+    recipe: Annotated[str, typer.Argument(help="Library name or path of a recipe.", show_default=False)],
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(min=1, help="Measured steps per input size.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast a recipe trains here: images/s, share of the machine's limit, where the time goes.
+
+    Example: groundup bench digits
+    """
+    from groundup.recipe import load_recipe
+    from groundup.runs.bench import bench
+
+    result = bench(load_recipe(recipe, overrides or []), steps)
+    if as_json:
+        print(json.dumps(result))
+        return
+    engine = result["engine"]
+    print(f"{engine['device']}, {engine['threads']} threads, {engine['why']}")
+    print(f"a {engine['precision']} matrix product runs at {result['matrix_tflops']:.3g} TFLOP/s here")
+    for size in result["sizes"]:
+        seconds = size["seconds"]
+        print(
+            f"{size['resolution']:>4} px  {size['images_per_second']:>9,.0f} images/s  {size['tflops']:.3g} TFLOP/s  "
+            f"{size['mfu']:.0%} of it  step {seconds['step'] * 1e3:,.1f} ms "
+            f"(data and augmentation {seconds['data_and_augmentation'] / seconds['step']:.1%}, "
+            f"optimizer {seconds['optimizer'] / seconds['step']:.1%})"
+        )
+
+
+def _seconds(text: str | None) -> float | None:
+    """Seconds from `90s`, `9m`, `2h`."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if match is None:
+        raise UsageError(f"--max-time {text}: write a time with its unit: 90s, 9m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 done, 1 error of the run, 2 mistake of the caller, 130/143 interrupted, resumable."""
+    if os.name == "nt":
+        sys.exit("groundup runs on Linux and macOS; on Windows use it inside WSL 2")
+    try:
+        app(prog_name="groundup")
+    except Interrupted as stopped:
+        print(f"stopped: {stopped.reason}; `groundup resume` goes on with the run", file=sys.stderr)
+        sys.exit(stopped.exit_code)
+    except GroundupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

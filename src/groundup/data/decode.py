@@ -1,0 +1,131 @@
+"""From an image of any kind to uint8 RGB (H, W, 3), and to one square size.
+
+Grey (8 and 16 bit), palette, CMYK, YCbCr and alpha images become RGB. 16-bit values keep their upper 8 bits.
+Transparent pixels are composited on white, the page on which such pictures are made to be seen. The EXIF orientation
+is applied. Of several frames the first is used. Images of more than MAX_PIXELS are refused before their pixels are
+read: a small file can unpack to gigabytes. Resizing is Pillow's antialiased bilinear filter; a JPEG at least four
+times too large is first reduced by its decoder (to no less than twice the size).
+"""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from groundup.basis.errors import DataError
+from groundup.data.settings import Resize
+from groundup.data.sources import RawImage
+
+MAX_PIXELS = 89_478_485  # what Pillow itself warns about: a quarter of a gigabyte as RGB
+_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+_BORDER = (0, 0, 0)
+
+
+class UnreadableImage(DataError):
+    """An image that cannot be used; `reason` says why, without its name."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}", hint="remove it, or leave such images out with data.on_bad_image=skip")
+        self.reason = reason
+
+
+def decode_image(raw: RawImage, name: str, *, resolution: int | None, resize: Resize = "squash") -> np.ndarray:
+    """uint8 (H, W, 3); H = W = `resolution` unless that is None. UnreadableImage names the image and the reason."""
+    try:
+        image = _to_rgb(raw, resolution)
+        return np.asarray(image if resolution is None else _resize(image, resolution, resize))
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(name, "not an image in a format that Pillow reads") from error
+    # Pillow's decoders answer damaged files with OSError, SyntaxError, struct.error, zlib.error, IndexError and more.
+    except Exception as error:
+        # The operating system's message without the path: the name gives it, and it may hold a home folder.
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UnreadableImage(name, said or type(error).__name__) from error
+
+
+def _to_rgb(raw: RawImage, resolution: int | None) -> Image.Image:
+    if isinstance(raw, np.ndarray):
+        return _rgb(_from_array(raw))
+    if isinstance(raw, Image.Image):
+        return _rgb(_upright(raw))
+    if isinstance(raw, Path):
+        raw = raw.read_bytes()
+    if not raw:
+        raise ValueError("the image is empty (0 bytes)")
+    # Pillow tries WebP after 40 other formats, which costs more than decoding a small image.
+    formats = ["WEBP"] if raw[8:12] == b"WEBP" else None
+    with Image.open(io.BytesIO(raw), formats=formats) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read")
+        if resolution is not None:
+            image.draft(image.mode, (2 * resolution, 2 * resolution))
+        return _rgb(_upright(image))
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if (
+        array.dtype != np.uint8
+        or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)))
+        or not array.size
+    ):
+        raise ValueError(
+            f"an array {array.dtype} {array.shape}; allowed: uint8 or uint16 (H, W), (H, W, 1), (H, W, 3), (H, W, 4)"
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return image
+    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError(f"grey values {values.min()}..{values.max()}; at most 16 bits are read")
+        return Image.fromarray((values.astype(np.int64) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point grey values, whose range is not known; save it with 8 or 16 bits")
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        page = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _resize(image: Image.Image, side: int, resize: Resize) -> Image.Image:
+    width, height = image.size
+    if (width, height) == (side, side):
+        return image
+    if resize == "squash":
+        return image.resize((side, side), Image.Resampling.BILINEAR)
+    if resize == "crop":
+        square = min(width, height)
+        left, top = (width - square) / 2, (height - square) / 2
+        return image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + square, top + square))
+    scale = side / max(width, height)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    page = Image.new("RGB", (side, side), _BORDER)
+    page.paste(image.resize(inner, Image.Resampling.BILINEAR), ((side - inner[0]) // 2, (side - inner[1]) // 2))
+    return page
+
+
+def decode_threads() -> int:
+    """How many threads decode at once: the cores this process may use, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, cores)

@@ -1,0 +1,144 @@
+"""The door `folder:DIR`: one folder per class.
+
+Either DIR/train/CLASS/*.png with val (or valid, validation, dev) and test beside train, or DIR/CLASS/*.png. Images
+are found by their extension in any case, in folders below CLASS too; what starts with a dot is ignored. Class names
+are the folder names, sorted.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from groundup.basis.errors import DataError, listed
+from groundup.data.settings import DataSettings
+from groundup.data.sources import (
+    Contents,
+    RawImage,
+    Source,
+    SourceSplit,
+    SplitName,
+    digest,
+    existing_folder,
+    split_called,
+)
+
+EXTENSIONS = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
+)
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str  # relative to the source, with forward slashes
+    size: int  # bytes
+    modified: int  # nanoseconds
+
+
+_Listing = dict[str, list[_File]]  # class name -> its images
+
+
+def open_folder(settings: DataSettings, check: Callable[[], None]) -> Source:
+    """The source behind `folder:DIR`. Its fingerprint is made of relative paths, sizes and modification times."""
+    root = existing_folder(settings.place, settings.source)
+    shown = settings.place.rstrip("/")
+    folders, notes = _layout(root, shown)
+    listings = {split: _list_classes(root, folder, shown, check) for split, folder in folders.items()}
+    classes = list(listings["train"])
+    for split, listing in listings.items():
+        if extra := sorted(set(listing) - set(classes)):
+            raise DataError(
+                f"{shown}/{folders[split].name}: classes that train does not have: {listed(extra)}; "
+                f"train has {listed(classes)}"
+            )
+        if absent := sorted(set(classes) - set(listing)):
+            notes.append(f"{folders[split].name} has no folder for {len(absent)} of the classes: {listed(absent, 10)}")
+    state = {
+        split: [[file.name, file.size, file.modified] for files in listing.values() for file in files]
+        for split, listing in listings.items()
+    }
+    return Source(digest(["folder", classes, state]), lambda: _read(root, classes, listings, notes), root=shown)
+
+
+def _layout(root: Path, shown: str) -> tuple[dict[SplitName, Path], list[str]]:
+    """Which folder holds which split; a folder without any split folders is all train."""
+    inside = _subfolders(root)
+    if not inside:
+        loose = sum(1 for entry in root.iterdir() if _is_image(entry.name))
+        what = f"holds {loose} images but no class folders" if loose else "is empty"
+        raise DataError(
+            f"folder {shown} {what}", hint="put the images of each class into a folder of its own: DIR/CLASS/image.png"
+        )
+    splits: dict[SplitName, Path] = {}
+    for folder in inside:
+        split = split_called(folder.name)
+        if split is None:
+            continue
+        if split in splits:
+            raise DataError(
+                f"folder {shown} has two {split} splits: {splits[split].name} and {folder.name}", hint="keep one"
+            )
+        splits[split] = folder
+    if not splits:
+        return {"train": root}, []
+    if "train" not in splits:
+        raise DataError(f"folder {shown} has {listed(folder.name for folder in splits.values())} but no train")
+    unread = [folder.name for folder in inside if folder not in splits.values()]
+    return splits, [f"folders that are no split and are not read: {listed(unread)}"] if unread else []
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not _is_hidden(entry.name))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_image(name: str) -> bool:
+    return not _is_hidden(name) and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _list_classes(root: Path, folder: Path, shown: str, check: Callable[[], None]) -> _Listing:
+    listing: _Listing = {}
+    for class_folder in _subfolders(folder):
+        check()
+        listing[class_folder.name] = _list_images(root, class_folder)
+    where = shown if folder == root else f"{shown}/{folder.name}"
+    if not listing:
+        raise DataError(
+            f"folder {where} has no class folders", hint="put the images of each class into a folder of its own"
+        )
+    if empty := [name for name, files in listing.items() if not files]:
+        raise DataError(
+            f"folder {where}: no images in class {listed(empty)}; read are {listed(sorted(EXTENSIONS))}",
+            hint="remove the folder or put images into it",
+        )
+    return listing
+
+
+def _list_images(root: Path, class_folder: Path) -> list[_File]:
+    files = []
+    for parent, folders, names in os.walk(class_folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        for name in filter(_is_image, names):
+            path = Path(parent, name)
+            status = path.stat()
+            files.append(_File(path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
+    return sorted(files, key=lambda file: file.name)
+
+
+def _read(root: Path, classes: list[str], listings: dict[SplitName, _Listing], notes: list[str]) -> Contents:
+    splits: dict[SplitName, SourceSplit] = {}
+    for split, listing in listings.items():
+        names = [file.name for files in listing.values() for file in files]
+        labels = np.repeat([classes.index(name) for name in listing], [len(files) for files in listing.values()])
+        splits[split] = SourceSplit(labels.astype(np.int64), _images(root, names), names.__getitem__)
+    return Contents(classes, splits, notes)
+
+
+def _images(root: Path, names: list[str]) -> Callable[[], Iterator[RawImage]]:
+    return lambda: (root / name for name in names)

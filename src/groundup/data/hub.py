@@ -1,0 +1,101 @@
+"""The door `hub:OWNER/NAME`: a dataset of the Hugging Face Hub, downloaded and kept by the library `datasets`."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from groundup.basis.errors import DataError, listed
+from groundup.data.columns import find_columns, image_values, label_values
+from groundup.data.labels import encode_labels
+from groundup.data.settings import DataSettings
+from groundup.data.sources import Contents, RawImage, Source, SourceSplit, SplitName, digest, split_called
+
+_ROWS_AT_ONCE = 256
+
+
+def open_hub(settings: DataSettings, check: Callable[[], None]) -> Source:
+    """The source behind `hub:OWNER/NAME`. Its fingerprint is that of the downloaded splits."""
+    loaded = _load(settings, check)
+    by_split: dict[SplitName, Any] = {}
+    notes = []
+    for name, dataset in loaded.items():
+        split = split_called(str(name))
+        if split is None or split in by_split:
+            notes.append(f"the split {name!r} of the dataset is not read")
+        else:
+            by_split[split] = dataset
+    if "train" not in by_split:
+        raise DataError(f"data.source={settings.source!r} has no training split; splits: {listed(map(str, loaded))}")
+    state = [[split, dataset._fingerprint] for split, dataset in sorted(by_split.items())]
+    return Source(digest(["hub", state]), lambda: _read(by_split, notes, settings), root=settings.source)
+
+
+def _load(settings: DataSettings, check: Callable[[], None]) -> dict[Any, Any]:
+    from datasets import load_dataset
+
+    try:
+        return dict(_while_checking(lambda: load_dataset(settings.place), check))
+    except _LoadFailed as failed:
+        raise DataError(
+            f"data.source={settings.source!r} could not be loaded: {failed.__cause__}",
+            hint=f"check the name on https://huggingface.co/datasets/{settings.place} and the network; "
+            "or download its Parquet files and use parquet:DIR",
+        ) from failed.__cause__
+
+
+class _LoadFailed(Exception):
+    """Wraps whatever `datasets` raised: it has no common class for its errors."""
+
+
+def _while_checking(work: Callable[[], Any], check: Callable[[], None]) -> Any:
+    """`work()` in a thread while `check` is asked 5 times a second: a long download must not make a run deaf."""
+    outcome: list[Any] = []
+    failure: list[Exception] = []
+
+    def target() -> None:
+        try:
+            outcome.append(work())
+        except Exception as error:
+            failure.append(error)
+
+    # A daemon, so that an interrupted run can end; an unfinished download is picked up or thrown away by `datasets`.
+    thread = threading.Thread(target=target, name="groundup-hub", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        check()
+        thread.join(0.2)
+    if failure:
+        raise _LoadFailed from failure[0]
+    return outcome[0]
+
+
+def _read(datasets: dict[SplitName, Any], notes: list[str], settings: DataSettings) -> Contents:
+    train = datasets["train"]
+    columns = find_columns(train.features.arrow_schema, train.features.to_dict(), settings)
+    raw = {}
+    for split, dataset in datasets.items():
+        if columns.label not in dataset.column_names or columns.image not in dataset.column_names:
+            raise DataError(
+                f"{settings.source}: split {split} lacks {columns.image!r} or {columns.label!r}; "
+                f"it has {listed(dataset.column_names)}"
+            )
+        raw[split] = label_values(dataset.select_columns([columns.label]).with_format("arrow")[:].column(0))
+    classes, labels = encode_labels(raw, columns.names)
+    splits = {
+        split: SourceSplit(labels[split], _images(dataset, columns.image), _namer(split))
+        for split, dataset in datasets.items()
+    }
+    return Contents(classes, splits, notes)
+
+
+def _images(dataset: Any, column: str) -> Callable[[], Iterator[RawImage]]:
+    def images() -> Iterator[RawImage]:
+        # In the Arrow format nothing is decoded by `datasets`: the encoded bytes pass through.
+        for table in dataset.select_columns([column]).with_format("arrow").iter(_ROWS_AT_ONCE):
+            yield from image_values(table.column(0), None)
+
+    return images
+
+
+def _namer(split: SplitName) -> Callable[[int], str]:
+    return lambda index: f"{split} row {index}"

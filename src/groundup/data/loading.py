@@ -1,0 +1,195 @@
+"""From `DataSettings` to train, validation and test, and from there to batches.
+
+Which split is which: a source with validation and test keeps both; one with a single labelled held-out split uses it
+as test, whatever it is called; one with train alone gives 20% of each class to test. Validation is carved from train
+by `data.validation`. Every such decision is a line in `Splits.notes`.
+
+Images are uint8 in 0..255, stored (N, H, W, 3); batches are (B, 3, H, W) views of that layout, which torch calls
+channels_last.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from groundup.basis.errors import DataError, UsageError, listed
+from groundup.basis.seeding import generator, permutation
+from groundup.data.cache import Cached, CachedSplit, open_cached
+from groundup.data.doors import DOORS
+from groundup.data.settings import DataSettings
+from groundup.data.splits import stratified_choice, stratified_split
+
+_TEST_SHARE = 0.2  # of a source that has no held-out split
+_COPY_BYTES = 64 << 20  # copied to the device at once, so that the images are not in memory twice
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Image i of the set is `images[indices[i]]`, its label `labels[i]`.
+
+    images: uint8 (M, H, W, 3), possibly memory-mapped and shared with other sets; labels, indices: int64 (N,), N <= M.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+
+    @classmethod
+    def whole(cls, images: np.ndarray, labels: np.ndarray) -> "ImageSet":
+        """All of `images`, uint8 (N, H, W, 3), with `labels`, whole numbers (N,)."""
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or labels.shape != images.shape[:1]:
+            raise DataError(
+                f"images are {images.dtype} {images.shape}, labels {labels.shape}; allowed: uint8 (N, H, W, 3) and (N,)"
+            )
+        return cls(images, labels.astype(np.int64), np.arange(len(labels), dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def subset(self, positions: np.ndarray) -> "ImageSet":
+        """The images at `positions` of this set, int64 in 0..len-1, sharing the stored images."""
+        return ImageSet(self.images, self.labels[positions], self.indices[positions])
+
+    def to_device(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """A copy on `device`: images uint8 (N, H, W, 3), labels int64 (N,)."""
+        store = torch.empty((len(self), *self.images.shape[1:]), dtype=torch.uint8, device=device)
+        rows = max(1, _COPY_BYTES // max(1, self.images[:1].nbytes))
+        for start in range(0, len(self), rows):
+            part = self.images[self.indices[start : start + rows]]  # fancy indexing copies, so the result is writable
+            store[start : start + rows].copy_(torch.from_numpy(part))
+        return store, torch.from_numpy(self.labels.copy()).to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """What a run trains, chooses and reports on. `image_size`: side in pixels; `fingerprint`: a hash of all images."""
+
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet | None
+    classes: list[str]
+    image_size: int
+    fingerprint: str
+    skipped: dict[str, str] = field(default_factory=dict)  # name of a damaged image -> what is wrong with it
+    notes: list[str] = field(default_factory=list)
+
+
+def load_splits(
+    settings: DataSettings,
+    *,
+    check: Callable[[], None] = lambda: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Splits:
+    """Open the source, decode it if it is not in the cache, and split it.
+
+    `check` is called at least every 100 images and may raise to interrupt: nothing half-done is left behind.
+    `progress(done, total)` counts decoded images; it is not called when the cache has them.
+    """
+    source = DOORS[settings.kind](settings, check)
+    return _divide(open_cached(source, settings, check, progress), settings)
+
+
+def _divide(cached: Cached, settings: DataSettings) -> Splits:
+    notes = list(cached.notes)
+    whole = {name: _whole(split) for name, split in cached.splits.items()}
+    train, validation, test = whole["train"], whole.get("validation"), whole.get("test")
+    seed = settings.split_seed
+    if validation is not None and test is not None and settings.validation > 0:
+        raise UsageError(
+            f"data.validation={settings.validation:g}: {settings.source} has a validation split of its own "
+            f"({len(validation)} images)",
+            hint="set data.validation=0 to use it; carving a second one would leave it unused",
+        )
+    if test is None and validation is not None:
+        test, validation = validation, None
+        notes.append("the source has one held-out split, called validation: it is used as the test split")
+    elif test is None:
+        kept, taken = stratified_split(train.labels, _TEST_SHARE, cached.classes, seed, "test", what="a test split")
+        train, test = train.subset(kept), train.subset(taken)
+        notes.append(
+            f"the source has no held-out split: {_TEST_SHARE:.0%} of each class is the test split "
+            f"(data.split_seed={seed})"
+        )
+    if settings.limit is not None and settings.limit < len(train):
+        notes.append(f"train is limited to {settings.limit} of {len(train)} images (data.limit)")
+        train = train.subset(stratified_choice(train.labels, settings.limit, seed, "limit"))
+    if settings.validation > 0:
+        kept, taken = stratified_split(
+            train.labels, settings.validation, cached.classes, seed, "validation", what="a validation split"
+        )
+        train, validation = train.subset(kept), train.subset(taken)
+        notes.append(f"validation is carved from train: {len(taken)} images, {len(kept)} left (data.split_seed={seed})")
+    notes += _remarks(train, cached, settings)
+    size = int(train.images.shape[1])
+    return Splits(train, validation, test, cached.classes, size, cached.fingerprint, cached.skipped, notes)
+
+
+def _remarks(train: ImageSet, cached: Cached, settings: DataSettings) -> list[str]:
+    notes = []
+    if cached.skipped:
+        notes.append(f"{len(cached.skipped)} damaged images are left out (data.on_bad_image=skip)")
+    counts = np.bincount(train.labels, minlength=len(cached.classes))
+    if absent := [cached.classes[index] for index in np.flatnonzero(counts == 0)]:
+        notes.append(f"{len(absent)} of {len(counts)} classes have no training images: {listed(absent, 10)}")
+    if settings.resize != "squash" and settings.resolution is None:
+        notes.append(f"data.resize={settings.resize} does nothing without data.resolution")
+    return notes
+
+
+def _whole(split: CachedSplit) -> ImageSet:
+    return ImageSet.whole(split.images, split.labels)
+
+
+class MemoryLoader:
+    """All images of a set on one device; batches are gathered there. Made for data that fits: N * H * W * 3 bytes."""
+
+    def __init__(self, image_set: ImageSet, device: torch.device | str) -> None:
+        self._images, self._labels = image_set.to_device(device)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 (N,), on the device."""
+        return self._labels
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The images at `indices`, int64 (B,): uint8 (B, 3, H, W) in channels_last layout, and labels int64 (B,)."""
+        indices = indices.to(self._images.device, non_blocking=True)
+        return self._images.index_select(0, indices).permute(0, 3, 1, 2), self._labels.index_select(0, indices)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in order, without copies, as `take` gives them; the last batch may be short. For evaluation."""
+        for start in range(0, len(self), batch_size):
+            part = slice(start, start + batch_size)
+            yield self._images[part].permute(0, 3, 1, 2), self._labels[part]
+
+
+def epoch_order(seed: int, epoch: int, count: int, weights: Tensor | None = None) -> Tensor:
+    """The order of the samples in an epoch, int64 (count,) on the CPU: a pure function of its arguments.
+
+    Without weights a permutation; with `weights` (count,) as many draws with replacement in proportion to them,
+    for balanced sampling.
+    """
+    if weights is None:
+        return permutation(count, seed, "order", epoch)
+    if weights.shape != (count,):
+        raise ValueError(f"weights have shape {tuple(weights.shape)}, expected ({count},)")
+    return torch.multinomial(weights.double().cpu(), count, replacement=True, generator=generator(seed, "order", epoch))
+
+
+def batches_per_epoch(count: int, batch_size: int, drop_last: bool) -> int:
+    """How many batches an epoch of `count` samples has."""
+    return count // batch_size if drop_last else -(-count // batch_size)
+
+
+def batch_indices(order: Tensor, batch_size: int, position: int, drop_last: bool) -> Tensor:
+    """The samples of batch number `position` (0-based) of an epoch, int64 (B,); only a last batch is short."""
+    count = batches_per_epoch(len(order), batch_size, drop_last)
+    if not 0 <= position < count:
+        raise IndexError(f"batch {position} of an epoch with {count} batches")
+    return order[position * batch_size : (position + 1) * batch_size]

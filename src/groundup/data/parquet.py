@@ -1,0 +1,171 @@
+"""The door `parquet:DIR`: Parquet files named like the Hub's, e.g. `train-00000-of-00002.parquet`, read with pyarrow.
+
+Splits are told by the first word of the file name (train, test, validation, valid, val, dev). Files lie in DIR or
+DIR/data. Images are encoded bytes; class names come from the Hub's features in the file, else they are the distinct
+labels in sorted order.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundup.basis.errors import DataError, listed
+from groundup.data.columns import features_of, find_columns, image_values, label_values
+from groundup.data.labels import encode_labels
+from groundup.data.settings import DataSettings
+from groundup.data.sources import (
+    Contents,
+    RawImage,
+    Source,
+    SourceSplit,
+    SplitName,
+    digest,
+    existing_folder,
+    split_called,
+)
+
+_ROWS_AT_ONCE = 256
+_SHARD = re.compile(r"(?P<split>[A-Za-z]+)(?P<rest>[-_.].*)?\.parquet", re.IGNORECASE)
+_NUMBERED = re.compile(r"-(?P<number>\d+)-of-(?P<count>\d+)")
+
+
+def open_parquet(settings: DataSettings, check: Callable[[], None]) -> Source:
+    """The source behind `parquet:DIR`. Its fingerprint is taken from names, sizes, times and footers."""
+    root = existing_folder(settings.place, settings.source)
+    folder = root if any(root.glob("*.parquet")) else root / "data"
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        elsewhere = sorted({str(path.parent.relative_to(root)) for path in root.glob("*/*.parquet")})
+        hint = (
+            f"there are some in {listed(elsewhere)}: write parquet:{settings.place.rstrip('/')}/{elsewhere[0]}"
+            if elsewhere
+            else None
+        )
+        raise DataError(f"data.source={settings.source!r}: no .parquet files in {settings.place}", hint=hint)
+    shown = settings.place.rstrip("/") + ("/data" if folder != root else "")
+    shards, notes = _by_split(files, shown)
+    state = []
+    for file in files:
+        check()
+        status = file.stat()
+        state.append([file.name, status.st_size, status.st_mtime_ns, _footer(file, shown)])
+    return Source(digest(["parquet", state]), lambda: _read(shards, notes, settings, shown), root=shown)
+
+
+def _by_split(files: list[Path], shown: str) -> tuple[dict[SplitName, list[Path]], list[str]]:
+    shards: dict[SplitName, list[Path]] = {}
+    notes = []
+    for file in files:
+        match = _SHARD.fullmatch(file.name)
+        split = split_called(match["split"]) if match else None
+        if split is None:
+            notes.append(f"{file.name} is named after no split and is not read")
+        else:
+            shards.setdefault(split, []).append(file)
+    if "train" not in shards:
+        raise DataError(
+            f"{shown} has no training split; files: {listed(file.name for file in files)}",
+            hint="name the files like train-00000-of-00001.parquet",
+        )
+    for found in shards.values():
+        _check_complete(found, shown)
+    return shards, notes
+
+
+def _check_complete(files: list[Path], shown: str) -> None:
+    """`train-00000-of-00002` promises a second file; training on half the data must not happen unnoticed."""
+    numbered = [match for file in files if (match := _NUMBERED.search(file.name))]
+    if not numbered:
+        return
+    missing = set(range(int(numbered[0]["count"]))) - {int(match["number"]) for match in numbered}
+    if missing:
+        raise DataError(
+            f"{shown}: {files[0].name} says that there are {int(numbered[0]['count'])} files, "
+            f"number {listed(map(str, sorted(missing)))} is missing",
+            hint="download it again",
+        )
+
+
+def _footer(file: Path, shown: str) -> str:
+    with open(file, "rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - 8))
+        tail = stream.read()
+        length = int.from_bytes(tail[:4], "little")
+        if len(tail) < 8 or tail[4:] != b"PAR1" or length + 8 > size:
+            raise DataError(
+                f"{shown}/{file.name} is damaged: it does not end like a Parquet file", hint="download it again"
+            )
+        stream.seek(size - 8 - length)
+        return digest(stream.read(length).hex())
+
+
+def _read(shards: dict[SplitName, list[Path]], notes: list[str], settings: DataSettings, shown: str) -> Contents:
+    schemas = {
+        file: _arrow(file, shown, lambda opened: opened.schema_arrow) for files in shards.values() for file in files
+    }
+    first = schemas[shards["train"][0]]
+    columns = find_columns(first, features_of(first), settings)
+    for file, schema in schemas.items():
+        for column in (columns.image, columns.label):
+            if column not in schema.names:
+                raise DataError(f"{shown}/{file.name} has no column {column!r}; columns: {listed(schema.names)}")
+    raw: dict[SplitName, np.ndarray] = {}
+    splits: dict[SplitName, SourceSplit] = {}
+    counts: dict[SplitName, list[int]] = {}
+    for split, files in shards.items():
+        parts = [
+            _arrow(file, shown, lambda opened: label_values(opened.read([columns.label]).column(0))) for file in files
+        ]
+        counts[split] = [len(part) for part in parts]
+        raw[split] = np.concatenate(parts)
+    classes, labels = encode_labels(raw, columns.names)
+    for split, files in shards.items():
+        splits[split] = SourceSplit(labels[split], _images(files, columns.image, shown), _namer(files, counts[split]))
+    return Contents(classes, splits, notes)
+
+
+def _images(files: list[Path], column: str, shown: str) -> Callable[[], Iterator[RawImage]]:
+    def images() -> Iterator[RawImage]:
+        for file in files:
+            batches = _arrow(file, shown, lambda opened: opened.iter_batches(_ROWS_AT_ONCE, columns=[column]))
+            while (batch := _arrow_next(batches, file, shown)) is not None:
+                yield from image_values(batch.column(0), file.parent)
+
+    return images
+
+
+def _namer(files: list[Path], counts: list[int]) -> Callable[[int], str]:
+    starts = np.cumsum([0, *counts[:-1]])
+
+    def name(index: int) -> str:
+        which = int(np.searchsorted(starts, index, side="right")) - 1
+        return f"{files[which].name} row {index - int(starts[which])}"
+
+    return name
+
+
+def _arrow(file: Path, shown: str, ask: Callable[[Any], Any]) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return ask(pq.ParquetFile(file))
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(file, shown, error) from error
+
+
+def _arrow_next(batches: Iterator[Any], file: Path, shown: str) -> Any | None:
+    import pyarrow as pa
+
+    try:
+        return next(batches, None)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(file, shown, error) from error
+
+
+def _damaged(file: Path, shown: str, error: Exception) -> DataError:
+    return DataError(f"{shown}/{file.name} cannot be read as Parquet: {error}", hint="download it again")

@@ -1,0 +1,66 @@
+"""Running a model over a split: images in, logits out.
+
+Nothing of the model changes: no gradients, no batch-norm updates, and every module is left in the mode it was found in.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from groundup.basis.errors import GroundupError
+from groundup.evaluation.tta import Forward, none
+
+
+def collect_logits(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    forward: Forward = none,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    check: Callable[[], None] | None = None,
+    static_shapes: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The logits, float32 (N, C), and labels, int64 (N,), of all `batches`, on the CPU, in the order they came.
+
+    batches: pairs of images, float (B, 3, H, W) on the model's device, and labels, (B,) integers.
+    forward: (model, images) -> logits; a member of `TTA` for test-time augmentation.
+    autocast: makes the precision context of one forward pass.
+    check: called before every batch; raises to stop (an interruption).
+    static_shapes: fill a short last batch up with copies of its last image, so that a compiled model meets one shape.
+    """
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    largest = 0
+    # no_grad, not inference_mode: a tensor cached inside the model (or by a compiler) must stay usable in training.
+    with evaluation_mode(model), torch.no_grad():
+        for images, batch_labels in batches:
+            if check:
+                check()
+            largest = max(largest, len(images))
+            shown = _filled(images, largest) if static_shapes else images
+            with autocast():
+                output = forward(model, shown)
+            logits.append(output[: len(images)].float())  # stays on the device: moved once, at the end
+            labels.append(batch_labels)
+    if not logits:
+        raise GroundupError("there is nothing to evaluate: 0 batches", hint="check that the split is not empty")
+    return torch.cat(logits).cpu(), torch.cat(labels).long().cpu()
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each module, on its own, is back in the mode it was in."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def _filled(images: Tensor, size: int) -> Tensor:
+    missing = size - len(images)
+    return torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images

@@ -1,0 +1,67 @@
+"""How often, and how surely, a classifier is right: top-k accuracy, confusion matrix, recall and precision, loss.
+
+Shapes: `logits` (N, C) floating point, `labels` and `predictions` (N,) int64 class indices in [0, C). Accuracies are
+fractions in [0, 1]. The confusion matrix comes from torchmetrics; what is asked for after every epoch is plain torch,
+because importing torchmetrics takes longer than the arithmetic.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from groundup.basis.errors import GroundupError
+
+
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the highest logit is that of the label: bool (N,). Paired tests compare two of these."""
+    _require_scores(logits, labels)
+    return logits.argmax(1) == labels
+
+
+def top_k(logits: Tensor, labels: Tensor, k: int) -> float:
+    """The fraction of images whose label is among the `k` highest logits; `k` above C means all C classes."""
+    _require_scores(logits, labels)
+    best = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return int((best == labels[:, None]).sum()) / len(labels)
+
+
+def nll(logits: Tensor, labels: Tensor) -> float:
+    """The mean negative log-likelihood (cross-entropy without label smoothing or class weights), in nats."""
+    _require_scores(logits, labels)
+    return float(F.cross_entropy(logits.double(), labels))
+
+
+def confusion(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """How many images of class i were taken for class j: int64 (C, C), rows are the true classes."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    if classes < 2:  # torchmetrics starts at two classes
+        return torch.full((classes, classes), len(labels), dtype=torch.int64)
+    return multiclass_confusion_matrix(predictions, labels, num_classes=classes).long()
+
+
+def per_class(confusion: Tensor, class_names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Per class: its name (its index without `class_names`), number of images, recall, precision.
+
+    A ratio with nothing to divide by (a class without images, or one never predicted) is None.
+    """
+    hits, images, predicted = (row.tolist() for row in (confusion.diagonal(), confusion.sum(1), confusion.sum(0)))
+    return [
+        {
+            "class": class_names[index] if class_names else index,
+            "images": images[index],
+            "recall": hits[index] / images[index] if images[index] else None,
+            "precision": hits[index] / predicted[index] if predicted[index] else None,
+        }
+        for index in range(len(hits))
+    ]
+
+
+def _require_scores(logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(f"need logits (N, C) and labels (N,), got {tuple(logits.shape)} and {tuple(labels.shape)}")
+    if len(labels) == 0:
+        raise GroundupError("there is nothing to score: 0 images", hint="check that the split is not empty")

@@ -1,0 +1,187 @@
+"""From a name or a path to a validated recipe: read, extend, override, validate.
+
+YAML is loaded safely: a recipe can hold values, never code. Keys given twice are refused.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from groundup.basis.errors import UsageError, listed, nearest, unknown_name
+from groundup.recipe.problems import explain
+from groundup.recipe.schema import Recipe
+
+_LIBRARY = resources.files("groundup.recipe") / "library"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key stands once."""
+
+
+def _mapping_without_repeats(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
+
+
+_StrictLoader.add_constructor(
+    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
+    lambda loader, node: _mapping_without_repeats(loader, node, deep=True),
+)
+
+
+def library() -> list[str]:
+    """Names of the recipes that come with groundup, sorted."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _LIBRARY.iterdir() if entry.name.endswith(".yaml"))
+
+
+def source_text(name_or_path: str) -> str:
+    """The text of a library recipe or of a file, as written. UsageError if there is neither."""
+    if name_or_path in library():
+        return (_LIBRARY / f"{name_or_path}.yaml").read_text()
+    path = Path(name_or_path)
+    if path.is_file():
+        return path.read_text()
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise UsageError(f"recipe {name_or_path!r}: there is no such file", hint="`groundup recipes` lists the library")
+    raise unknown_name("recipe", name_or_path, library(), what="neither a recipe of the library nor a file")
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The validated recipe of that name or path with `key.sub=value` overrides applied. UsageError names every problem."""
+    values = _extended(name_or_path, seen=())
+    for override in overrides:
+        _override(values, override)
+    return validate(values)
+
+
+def validate(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain values; UsageError names every problem with its key, value and what is allowed."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, values) from None
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The complete recipe, every default written out; `load_recipe` of it gives an equal recipe."""
+    return yaml.safe_dump(
+        recipe.model_dump(mode="json", by_alias=True, exclude_unset=False, exclude={"phases"}) | _phases(recipe),
+        sort_keys=False,
+        allow_unicode=True,
+        width=110,
+    )
+
+
+def _phases(recipe: Recipe) -> dict[str, Any]:
+    # Only what a phase sets may be written: null would mean "set to null".
+    return {
+        "phases": [
+            {"from": str(phase.start), "set": phase.set.model_dump(mode="json", by_alias=True, exclude_unset=True)}
+            for phase in recipe.phases
+        ]
+    }
+
+
+def _extended(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    """The values of a recipe laid over those of the recipe it extends."""
+    if name_or_path in seen:
+        raise UsageError(f"extends: {' -> '.join((*seen, name_or_path))} goes round in a circle")
+    values = _parse(name_or_path, source_text(name_or_path))
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise UsageError(f"{name_or_path}: extends={parent!r}: needs the name or path of one recipe")
+    beside = Path(name_or_path).parent / parent
+    found = str(beside) if name_or_path not in library() and beside.is_file() else parent
+    base = _extended(found, (*seen, name_or_path))
+    base.pop("claim", None)  # a claim belongs to the recipe it was measured with
+    return _laid_over(base, values)
+
+
+def _parse(name: str, text: str) -> dict[str, Any]:
+    try:
+        values = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{name}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"{name}: a recipe is a mapping of sections such as data, model, train; this is {type(values).__name__}"
+        )
+    return values
+
+
+def _laid_over(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` over `base`, section by section. A section that names another method replaces the old one whole."""
+    result = copy.deepcopy(base)
+    for key, value in values.items():
+        old = result.get(key)
+        if (
+            isinstance(old, dict)
+            and isinstance(value, Mapping)
+            and value.get("name", old.get("name")) == old.get("name")
+        ):
+            result[key] = _laid_over(old, value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Apply `key.sub=value` in place. The value is read as YAML; list entries are counted from 0."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise UsageError(f"override {override!r}: write key=value, e.g. train.epochs=3")
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"override {override!r}: the value is not valid YAML: {error}") from None
+    *path, last = key.strip().split(".")
+    here: Any = values
+    for place, part in enumerate(path):
+        here = _step_into(here, part, ".".join(path[: place + 1]), override)
+    if isinstance(here, list):
+        here[_index(here, last, key, override)] = value
+    elif isinstance(here, dict):
+        old = here.get(last)
+        if last == "name" and old is not None and old != value:
+            here.clear()  # another method: the settings of the old one do not belong to it
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _laid_over({"": old}, {"": value})[""]
+        here[last] = value
+    else:
+        raise UsageError(f"override {override!r}: {'.'.join(path)} is {here!r}, which has no keys below it")
+
+
+def _step_into(here: Any, part: str, key: str, override: str) -> Any:
+    if isinstance(here, list):
+        return here[_index(here, part, key, override)]
+    if not isinstance(here, dict):
+        raise UsageError(f"override {override!r}: {key.rpartition('.')[0]} is {here!r}, which has no keys below it")
+    if here.get(part) is None:
+        here[part] = {}
+    return here[part]
+
+
+def _index(entries: list[Any], part: str, key: str, override: str) -> int:
+    if part.isdigit() and int(part) < len(entries):
+        return int(part)
+    names = [str(entry.get("name")) for entry in entries if isinstance(entry, dict) and "name" in entry]
+    if part in names:
+        return names.index(part)
+    near = nearest(part, names)
+    raise UsageError(
+        f"override {override!r}: {key}: no such entry; allowed: 0 to {len(entries) - 1}"
+        + (f", or a name: {listed(names)}" if names else ""),
+        hint=f"did you mean {near!r}?" if near else None,
+    )

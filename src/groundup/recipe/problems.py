@@ -1,0 +1,121 @@
+"""Pydantic's findings, told to a person: key, value, what is allowed, the nearest known name. All problems at once."""
+
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from groundup.basis.errors import UsageError, listed, nearest
+from groundup.recipe.schema import Recipe
+
+
+def explain(error: ValidationError, values: Mapping[str, Any]) -> UsageError:
+    """One UsageError for everything that is wrong with `values`, the recipe before validation."""
+    lines, hints = [], []
+    for finding in error.errors():
+        line, hint = _explain_one(finding, values)
+        lines.append(line)
+        if hint:
+            hints.append(hint)
+    head = "" if len(lines) == 1 else f"the recipe has {len(lines)} problems:\n  "
+    return UsageError(head + "\n  ".join(lines), hint="; ".join(dict.fromkeys(hints)) or None)
+
+
+def _explain_one(finding: Any, values: Mapping[str, Any]) -> tuple[str, str | None]:
+    keys = _keys_without_tags(finding["loc"], values)
+    key, parent = ".".join(keys), keys[:-1]
+    kind, context = finding["type"], finding.get("ctx", {})
+    if kind == "extra_forbidden":
+        allowed = known_keys(parent, values)
+        near = nearest(keys[-1], allowed)
+        dotted = ".".join([*parent, near]) if near else None
+        return (
+            f"{key}={finding['input']!r}: unknown key; allowed in {'.'.join(parent) or 'a recipe'}: {listed(allowed)}",
+            f"did you mean {dotted}?" if dotted else None,
+        )
+    if kind == "missing":
+        return f"{key}: missing; every recipe needs it", None
+    if kind == "union_tag_not_found":
+        return f"{key}: needs a name; allowed: {_tags(context)}", f"write {key}.name=..."
+    if kind == "union_tag_invalid":
+        allowed = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
+        near = nearest(context["tag"], allowed)
+        return (
+            f"{key}.name={context['tag']!r}: unknown name; allowed: {listed(allowed)}",
+            f"did you mean {near!r}?" if near else None,
+        )
+    if kind == "literal_error":
+        near = nearest(
+            str(finding["input"]), [part.strip(" '") for part in context["expected"].replace(" or ", ",").split(",")]
+        )
+        return (
+            f"{key}={finding['input']!r}: allowed: {context['expected']}",
+            f"did you mean {near!r}?" if near else None,
+        )
+    message = finding["msg"].removeprefix("Value error, ")
+    return f"{key}={_short(finding['input'])}: {message[:1].lower()}{message[1:]}", None
+
+
+def _tags(context: Mapping[str, Any]) -> str:
+    return str(context.get("discriminator", "name"))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {item}" for key, item in list(value.items())[:4]) + "}"
+    return repr(value)
+
+
+def _keys_without_tags(location: tuple[int | str, ...], values: Any) -> list[str]:
+    """The path of a finding in the recipe's own keys: pydantic puts the name of the union's member into it."""
+    keys: list[str] = []
+    for place, part in enumerate(location):
+        tag = (
+            isinstance(values, Mapping) and values.get("name") == part and part not in values and place < len(location)
+        )
+        if tag:
+            continue
+        keys.append(str(part))
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            values = None
+    return keys
+
+
+def known_keys(path: list[str], values: Mapping[str, Any]) -> list[str]:
+    """The keys that are allowed under `path`, given the names chosen in `values`."""
+    found: list[type[BaseModel]] = [Recipe]
+    here: Any = values
+    for part in path:
+        here = (
+            here[int(part)] if isinstance(here, list | tuple) else here.get(part) if isinstance(here, Mapping) else None
+        )
+        if part.isdigit():
+            continue
+        name = here.get("name") if isinstance(here, Mapping) else None
+        found = [
+            member
+            for model in found
+            for key, field in model.model_fields.items()
+            if part in (key, field.alias)
+            for member in _models_in(field.annotation)
+        ]
+        named = [model for model in found if name is not None and _accepts(model, name)]
+        found = named or found
+    return list(dict.fromkeys(field.alias or key for model in found for key, field in model.model_fields.items()))
+
+
+def _accepts(model: type[BaseModel], name: str) -> bool:
+    field = model.model_fields.get("name")
+    return field is not None and name in get_args(field.annotation)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Every settings class that can stand where `annotation` stands."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, UnionType, tuple, list, Annotated):
+        for part in get_args(annotation):
+            yield from _models_in(part)

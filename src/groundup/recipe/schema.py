@@ -1,0 +1,48 @@
+"""The recipe: one object that says everything about a run. It composes the settings of the rooms and adds none of its own."""
+
+from pydantic import Field
+
+from groundup.augment import AugmentSettings
+from groundup.basis.duration import Clock, Duration
+from groundup.basis.settings import Settings
+from groundup.data import DataSettings
+from groundup.models import ModelSettings
+from groundup.optim import LossSettings, OptimizerSettings, ScheduleSettings
+from groundup.tracking import TrackSettings
+from groundup.training import CheckpointSettings, EvaluateSettings, Phase, TrainSettings
+
+
+class Claim(Settings):
+    """What a recipe should reach, on what, and where the figure comes from."""
+
+    top1: float | None = Field(None, ge=0, le=1, description="Test top-1 accuracy, a fraction; null: not measured yet.")
+    seeds: int = Field(0, ge=0, description="Number of seeds behind the figure; 0: taken from the source.")
+    pflop: float | None = Field(None, gt=0, description="Training compute of one run in PFLOP.")
+    hardware: str | None = Field(None, description="Where it was measured.")
+    source: str = Field(description="The measurement's command, or the publication.")
+
+
+class Recipe(Settings):
+    """Everything about a training run."""
+
+    name: str = Field(min_length=1, description="Name of the recipe; run folders are named after it.")
+    about: str = Field("", description="What the recipe is for, in a sentence.")
+    claim: Claim | None = Field(None, description="What it should reach, on what, from which source.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, order, augmentation and dropout.")
+    data: DataSettings = Field(description="Where the images come from, and how they are split.")
+    model: ModelSettings = Field(description="The network.")
+    augment: AugmentSettings = Field(default_factory=AugmentSettings, description="What is done to training images.")
+    loss: LossSettings = Field(default_factory=LossSettings, description="The training loss.")
+    optimizer: OptimizerSettings = Field(
+        description="How gradients become updates; the learning rate is in `schedule`."
+    )
+    schedule: ScheduleSettings = Field(description="The learning rate of every step.")
+    train: TrainSettings = Field(description="Length, batch, device and arithmetic.")
+    phases: tuple[Phase, ...] = Field((), description="From given points on, other values for live settings.")
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings, description="When and how to evaluate.")
+    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings, description="When to save.")
+    track: TrackSettings = Field(default_factory=TrackSettings, description="What is written while training.")
+
+    def clock(self, steps_per_epoch: int) -> Clock:
+        """The clock of a run of this recipe over data with that many steps per epoch."""
+        return Clock.of(Duration(self.train.epochs, "ep"), steps_per_epoch)

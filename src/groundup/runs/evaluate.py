@@ -1,0 +1,43 @@
+"""The honest report on a run's test split, from its stored weights."""
+
+from pathlib import Path
+
+import numpy as np
+
+from groundup.basis.errors import UsageError
+from groundup.basis.files import write_json
+from groundup.basis.interruption import StopRequest
+from groundup.basis.pictures import confusion_picture
+from groundup.data import MemoryLoader
+from groundup.evaluation import TTA, Evaluation
+from groundup.runs.folder import open_run_folder
+from groundup.runs.load import load
+from groundup.runs.prepare import logits_of, open_data
+from groundup.training import choose_engine
+
+
+def evaluate(run: Path | str, *, tta: str = "none", split: str = "test", stop: StopRequest | None = None) -> Evaluation:
+    """Evaluate a run; writes evaluation-SPLIT[-TTA].json and confusion-SPLIT[-TTA].png into its folder."""
+    folder = open_run_folder(run)
+    if tta not in TTA:
+        raise UsageError(f"--tta {tta}: unknown; allowed: {', '.join(TTA)}")
+    recipe = folder.recipe()
+    stop = stop or StopRequest()
+    classifier = load(run)
+    splits = open_data(recipe, stop)
+    chosen = {"train": splits.train, "validation": splits.validation, "test": splits.test}.get(split)
+    if chosen is None:
+        raise UsageError(
+            f"--split {split}: this run has no such split; allowed: train, test, or validation if it was carved"
+        )
+    engine = choose_engine(recipe.train, total_steps=1)
+    engine.activate()
+    model = classifier.model.to(engine.torch_device)
+    logits, labels = logits_of(model, MemoryLoader(chosen, engine.torch_device), recipe, engine, stop.check, tta)
+    result = Evaluation.of(logits, labels, classifier.classes, split=split, tta=tta)
+    name = split if tta == "none" else f"{split}-{tta}"
+    write_json(folder.path / f"evaluation-{name}.json", result.to_dict())
+    confusion_picture(
+        np.asarray(result.confusion), classifier.classes, folder.path / f"confusion-{name}.png", str(result)
+    )
+    return result

@@ -1,0 +1,188 @@
+"""The run folder: what lies where, created once and never overwritten.
+
+Nothing in it names the machine or its user: paths under the home directory are written with `~`.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from groundup.basis.errors import UsageError, unknown_name
+from groundup.basis.files import write_json, write_text
+from groundup.recipe import Recipe, load_recipe, to_yaml
+from groundup.training import CheckpointStore, Engine
+from groundup.version import __version__
+
+FORMAT_VERSION = 1
+_PACKAGES = ("torch", "numpy", "pydantic", "datasets", "safetensors", "pillow")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk. Every property is a path inside it."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment_file(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary_file(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def classifier_file(self) -> Path:
+        """What a picture has to go through before the network, and what its outputs are called."""
+        return self.path / "classifier.json"
+
+    @property
+    def samples_picture(self) -> Path:
+        return self.path / "samples.png"
+
+    @property
+    def curves_picture(self) -> Path:
+        return self.path / "training_curves.png"
+
+    @property
+    def card(self) -> Path:
+        return self.path / "README.md"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def store(self, keep: int = 2, extra: dict[str, Any] | None = None) -> CheckpointStore:
+        """The checkpoints of the run. `extra` is saved with each of them."""
+        return CheckpointStore(self.path / "checkpoints", keep, extra or {})
+
+    def recipe(self) -> Recipe:
+        """The recipe of the run, as it stands in the folder now."""
+        return load_recipe(str(self.recipe_file))
+
+    def summary(self) -> dict[str, Any] | None:
+        """The result, None while the run is not finished."""
+        return json.loads(self.summary_file.read_text()) if self.summary_file.exists() else None
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write the complete recipe; training from it is the same run again."""
+        head = f"# The complete recipe of this run; `groundup train` on this file is the same run again. groundup {__version__}\n"
+        write_text(self.recipe_file, head + to_yaml(recipe))
+
+    def write_environment(self, engine: Engine) -> None:
+        """Versions, hardware and engine, for whoever wants to repeat the run."""
+        write_json(self.environment_file, {"format": FORMAT_VERSION, **environment(), "engine": engine.to_dict()})
+
+
+def create_run_folder(recipe: Recipe, wanted: Path | None) -> RunFolder:
+    """A new folder: `wanted`, or runs/NAME-001, -002 ... An existing folder is never used again."""
+    if wanted is not None:
+        if wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
+            raise UsageError(
+                f"--run {wanted}: exists already, and a run is never overwritten",
+                hint=f"`groundup resume {wanted}` goes on with it; another --run starts a new one",
+            )
+        wanted.mkdir(parents=True, exist_ok=True)
+        return RunFolder(wanted)
+    for number in range(1, 1_000_000):
+        path = Path("runs") / f"{recipe.name}-{number:03d}"
+        try:
+            path.mkdir(parents=True)
+            return RunFolder(path)
+        except FileExistsError:
+            continue
+    raise UsageError("runs/: a million runs of this recipe; choose a name with --run")
+
+
+def open_run_folder(path: Path | str) -> RunFolder:
+    """An existing run folder. UsageError if it is not one, or was written by a newer groundup."""
+    folder = RunFolder(Path(path))
+    if not folder.recipe_file.is_file():
+        siblings = [p.name for p in folder.path.parent.iterdir() if p.is_dir()] if folder.path.parent.is_dir() else []
+        if not folder.path.exists() and siblings:
+            raise unknown_name("run", folder.path.name, siblings, what=f"no such run in {folder.path.parent}")
+        raise UsageError(f"run {str(path)!r}: not a run folder (it has no recipe.yaml)")
+    if folder.environment_file.exists():
+        version = json.loads(folder.environment_file.read_text()).get("format")
+        if version != FORMAT_VERSION:
+            raise UsageError(
+                f"run {str(path)!r}: the folder has format version {version}; this groundup reads version {FORMAT_VERSION}",
+                hint="use the version of groundup named in environment.json",
+            )
+    return folder
+
+
+def without_home(recipe: Recipe) -> Recipe:
+    """The recipe with a data path under the home directory written as `~/...`."""
+    kind, separator, place = recipe.data.source.partition(":")
+    home = str(Path.home())
+    if not separator or not place.startswith(home + os.sep):
+        return recipe
+    data = recipe.data.model_copy(update={"source": f"{kind}:~{place[len(home) :]}"})
+    return recipe.model_copy(update={"data": data})
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware of this machine, without anything that names it."""
+    import torch
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {
+        "groundup": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The git commit of groundup's own source, with `+changes` if it was edited; None for an installed package."""
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here)]
+    try:
+        # An installed copy may lie inside somebody's checkout: only a tracked source file counts.
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True, timeout=10)
+        head = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], check=True, capture_output=True, text=True, timeout=10
+        )
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--", str(here)], check=True, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,71 @@
+"""The result of a finished run: the test split is read here, once, and summary.json says what it was chosen and reported on."""
+
+from typing import Any
+
+from groundup.basis.interruption import StopRequest
+from groundup.data import MemoryLoader
+from groundup.evaluation import Evaluation
+from groundup.models import count_parameters, forward_flops
+from groundup.runs.folder import RunFolder, environment
+from groundup.runs.load import chosen_checkpoint
+from groundup.runs.prepare import Plan, logits_of
+from groundup.training import Job, TrainingState, load_weights
+from groundup.version import __version__
+
+FORMAT_VERSION = 1
+
+
+def summarize(folder: RunFolder, plan: Plan, job: Job, state: TrainingState, stop: StopRequest) -> dict[str, Any]:
+    """Evaluate the reported weights on the test split. `Interrupted` leaves the run resumable: only this is still to do."""
+    recipe, splits = plan.recipe, plan.splits
+    assert splits.test is not None
+    load_weights(chosen_checkpoint(folder, recipe), state.model)
+    loader = MemoryLoader(splits.test, job.engine.torch_device)
+    logits, labels = logits_of(state.model, loader, recipe, job.engine, stop.check)
+    result = Evaluation.of(logits, labels, splits.classes, split="test")
+    machine = environment()
+    chosen_step = state.step if recipe.evaluate.model == "last" else int((state.best or {})["step"])
+    return {
+        "format": FORMAT_VERSION,
+        "groundup": __version__,
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "steps": state.step,
+        "epochs": recipe.train.epochs,
+        "top1": result.top1,
+        "top1_interval": list(result.top1_interval),
+        "top5": result.top5,
+        "nll": result.nll,
+        "images": result.images,
+        "selected_on": "nothing: the last step"
+        if recipe.evaluate.model == "last"
+        else f"validation: step {chosen_step}",
+        "reported_on": "test",
+        "optimistic": False,
+        "validation_top1": (state.best or {}).get("validation_top1") if recipe.evaluate.model == "best" else None,
+        "pflop": state.flops / 1e15,
+        "evaluation_pflop": forward_flops(state.model, splits.image_size) * result.images / 1e15,
+        "seconds": round(state.seconds, 3),
+        "images_per_second": round(state.images / state.seconds, 2) if state.seconds else None,
+        "device": job.engine.device,
+        "hardware": machine["gpu"] if job.engine.torch_device.type == "cuda" else machine["cpu"],
+        "threads": job.engine.threads,
+        "precision": job.engine.precision,
+        "compiled": job.engine.compiled,
+        "parameters": count_parameters(state.model),
+        "classes": len(splits.classes),
+        "train_images": len(splits.train),
+        "skipped_updates": state.skipped_updates,
+        "bad_images": len(splits.skipped),
+        "notes": splits.notes,
+    }
+
+
+def result_line(summary: dict[str, Any]) -> str:
+    """The result in one line, with its interval, what it was reported on and what it cost."""
+    low, high = summary["top1_interval"]
+    return (
+        f"{summary['reported_on']} top-1 {summary['top1']:.2%} (95% interval {low:.2%} to {high:.2%}, {summary['images']:,} images), "
+        f"top-5 {summary['top5']:.2%}; selected on {summary['selected_on']}; "
+        f"{summary['pflop']:.3g} PFLOP, {summary['seconds']:.0f} s, {summary['images_per_second'] or 0:,.0f} images/s"
+    )

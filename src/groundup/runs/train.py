@@ -1,0 +1,197 @@
+"""Training a recipe into a run folder, and going on with one: the same path, from data to summary."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from groundup.basis.errors import UsageError
+from groundup.basis.files import write_json
+from groundup.basis.interruption import StopRequest
+from groundup.data import Splits
+from groundup.recipe import Recipe, load_recipe
+from groundup.runs.card import write_card
+from groundup.runs.folder import RunFolder, create_run_folder, open_run_folder, without_home
+from groundup.runs.load import describe_classifier
+from groundup.runs.pictures import draw_curves, draw_samples
+from groundup.runs.prepare import Plan, build_job, build_network, make_plan, open_data, with_measured_constants
+from groundup.runs.summary import summarize
+from groundup.tracking import MetricsFile, TensorBoardTracker, TerminalTracker, Tracker, Trackers
+from groundup.training import Engine, NonFiniteLoss, choose_engine, load_checkpoint, read_state
+from groundup.training import train as run_loop
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder and its summary (see DESIGN: `top1`, `top1_interval`, `pflop` ...)."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a caller hands in from Python in place of the recipe's: a network, data."""
+
+    model: nn.Module | None = None
+    splits: Splits | None = None
+
+
+def train(
+    recipe: str | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    run: Path | str | None = None,
+    model: nn.Module | None = None,
+    data: Splits | None = None,
+    max_seconds: float | None = None,
+) -> Run:
+    """Train a recipe (library name, path, or object) into a new run folder.
+
+    `run`: the folder, by default runs/NAME-001 and so on; `model`: your own network, (N, 3, S, S) -> (N, classes), in place of
+    the recipe's; `data`: your own splits in place of the recipe's; `max_seconds`: stop resumably after that time.
+    Raises `Interrupted` if stopped (the run can be resumed), `UsageError` for a bad recipe.
+    """
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    if isinstance(recipe, Recipe) and overrides:
+        raise UsageError("overrides: apply to a recipe given by name or path, not to a Recipe object")
+    folder = create_run_folder(chosen, None if run is None else Path(run))
+    folder.write_recipe(without_home(chosen))
+    return _carry_out(folder, Own(model, data), StopRequest(max_seconds))
+
+
+def resume(
+    run: Path | str, *, model: nn.Module | None = None, data: Splits | None = None, max_seconds: float | None = None
+) -> Run:
+    """Go on with a run exactly where its last whole checkpoint was taken. A finished run is returned as it is."""
+    folder = open_run_folder(run)
+    if summary := folder.summary():
+        return Run(folder.path, summary)
+    return _carry_out(folder, Own(model, data), StopRequest(max_seconds))
+
+
+def _carry_out(folder: RunFolder, own: Own, stop: StopRequest) -> Run:
+    terminal = TerminalTracker()
+    with stop.listening():
+        try:
+            return _prepare_and_train(folder, own, stop, terminal)
+        finally:
+            terminal.close()
+
+
+def _prepare_and_train(folder: RunFolder, own: Own, stop: StopRequest, terminal: TerminalTracker) -> Run:
+    recipe = folder.recipe()
+    splits = own.splits or open_data(recipe, stop, _decoding(terminal))
+    for note in splits.notes:
+        terminal.message(f"data: {note}")
+    recipe = with_measured_constants(recipe, splits)
+    plan = make_plan(recipe, splits)
+    folder.write_recipe(recipe)
+    store = folder.store(recipe.checkpoint.keep)
+    store.clean()
+    checkpoint = store.newest_whole(terminal.message)
+    engine = choose_engine(recipe.train, plan.clock.total_steps)
+    if checkpoint:
+        saved = read_state(checkpoint)
+        _refuse_changes(folder, recipe, saved["recipe"])
+        engine = _same_engine(Engine(**saved["engine"]), engine, terminal)
+    try:
+        return _train_with(folder, plan, engine, checkpoint, own, stop, terminal)
+    except NonFiniteLoss as error:
+        if not engine.compiled:
+            raise
+        terminal.message(f"compiled: {error.message}; going back to the last checkpoint and on without compiling")
+        eager = Engine(
+            **{**engine.to_dict(), "compiled": False, "why": f"eager: the compiled network diverged ({error.message})"}
+        )
+        return _train_with(folder, plan, eager, store.newest_whole(terminal.message), own, stop, terminal)
+
+
+def _train_with(
+    folder: RunFolder,
+    plan: Plan,
+    engine: Engine,
+    checkpoint: Path | None,
+    own: Own,
+    stop: StopRequest,
+    terminal: TerminalTracker,
+) -> Run:
+    recipe = plan.recipe
+    engine.activate()
+    folder.write_environment(engine)
+    write_json(folder.classifier_file, describe_classifier(recipe, plan.splits.classes, plan.splits.image_size))
+    model = build_network(plan, engine, own.model)
+    job, state = build_job(plan, engine, model, stop.check)
+    if checkpoint:
+        load_checkpoint(checkpoint, state)
+    metrics = MetricsFile(folder.metrics_file)
+    metrics.cut_back(state.step)
+    trackers = Trackers([terminal, metrics, *_optional(folder, recipe, state.step if checkpoint else None)])
+    if not folder.samples_picture.exists():
+        draw_samples(folder.samples_picture, job, plan.splits.classes)
+    trackers.start(
+        {"name": recipe.name, "total_steps": plan.clock.total_steps, "step": state.step, "epochs": recipe.train.epochs}
+    )
+    trackers.message(f"{engine.device}, {engine.threads} threads, {engine.why}")
+    trackers.image("samples", folder.samples_picture, state.step)
+    store = folder.store(recipe.checkpoint.keep, {"recipe": recipe.model_dump(mode="json", by_alias=True)})
+    try:
+        run_loop(job, state, store, trackers, stop)
+    finally:
+        trackers.close()
+        draw_curves(folder, recipe)
+    summary = summarize(folder, plan, job, state, stop)
+    write_card(folder, recipe, summary)
+    write_json(folder.summary_file, summary)
+    return Run(folder.path, summary)
+
+
+def _decoding(terminal: Tracker) -> Any:
+    def progress(done: int, total: int) -> None:
+        if done == total or done % max(1, total // 10) == 0:
+            terminal.message(f"decoding images: {done:,} of {total:,}")
+
+    return progress
+
+
+def _optional(folder: RunFolder, recipe: Recipe, purge_step: int | None) -> list[Tracker]:
+    if not recipe.track.tensorboard:
+        return []
+    try:
+        return [TensorBoardTracker(folder.tensorboard, purge_step)]
+    except (OSError, ImportError) as error:
+        print(f"tensorboard: {error}; the run goes on without it", file=sys.stderr)
+        return []
+
+
+def _same_engine(saved: Engine, chosen: Engine, terminal: Tracker) -> Engine:
+    """The engine the run was started with, so that a resume computes the same; another device only if that one is gone."""
+    if saved.torch_device.type != chosen.torch_device.type:
+        terminal.message(
+            f"the run was started on {saved.device}; this machine has {chosen.device}: it goes on, but not bit for bit"
+        )
+        return chosen
+    if saved.threads > (os.cpu_count() or 1):
+        terminal.message(f"the run was started with {saved.threads} threads; this machine has {os.cpu_count()} cores")
+    return saved
+
+
+def _refuse_changes(folder: RunFolder, recipe: Recipe, saved: dict[str, Any]) -> None:
+    now = recipe.model_dump(mode="json", by_alias=True)
+    changes = [f"{key}: was {was!r}, is {now_is!r}" for key, was, now_is in _differences(saved, now)]
+    if changes:
+        raise UsageError(
+            f"{folder.recipe_file}: the recipe has changed since the checkpoint: {'; '.join(changes)}",
+            hint="put it back to resume, or start a new run: `groundup train` with the changed file",
+        )
+
+
+def _differences(was: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        keys = sorted(was.keys() | now.keys())
+        return [d for k in keys for d in _differences(was.get(k), now.get(k), f"{key}.{k}" if key else k)]
+    return [] if was == now else [(key, was, now)]

@@ -1,0 +1,160 @@
+"""TensorBoard event files that hold no host name and that a resume cuts back.
+
+The usual writers put the host and the process id into the file name. Here records go, through tensorboard's own record
+writer, into `events.out.tfevents.NNNNNNNNNN.groundup`, NNNNNNNNNN counting the times the run was started: TensorBoard
+reads the files of a folder in the order of their names. Every record is handed to the system at once, so a killed
+process loses nothing that was written.
+
+Scalars: `train/loss`, `train/top1`, `speed/images_per_second` and `live/lr`, `live/momentum` ... from steps;
+`validation/...`, `test/...` and `train_mean/...` (the mean since the last evaluation) from evaluations.
+"""
+
+import contextlib
+import io
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from groundup.basis.files import write_bytes
+from groundup.tracking.base import Picture, Record, Tracker
+
+_PATTERN = "events.out.tfevents.*.groundup"
+_TRAIN = ("loss", "top1")
+_POSITION = ("step", "epoch", "seconds")  # told by the step axis and the wall time of each event
+_GROUPS = {"train": "train_mean", "validation": "validation", "test": "test"}
+
+
+class TensorBoardTracker(Tracker):
+    """Writes to event files in `folder`. A resume gives its step as `purge_step`: what is there of later steps goes."""
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if purge_step is not None:
+            cut_back(self.folder, purge_step)
+        self._last_step = purge_step or 0
+        self._live: set[str] = set()
+        self._stream = open(self._next_file(), "xb")  # noqa: SIM115 - lives as long as the tracker
+        self._records = RecordWriter(self._stream)
+        self._write(file_version="brain.Event:2")
+        if purge_step is not None:
+            self._tell_running_boards(purge_step + 1)
+
+    def start(self, info: Record) -> None:
+        self._last_step = int(info.get("step", self._last_step))
+        rows = [f"| {key} | {str(value).replace('|', chr(92) + '|')} |" for key, value in info.items()]
+        self._text("run", "\n".join(["| | |", "|---|---|", *rows]))
+
+    def step(self, record: Record) -> None:
+        self._last_step = int(record["step"])
+        numbers = _numbers(record)
+        live = [key for key in numbers if key not in (*_TRAIN, "images_per_second")]
+        self._live.update(live)
+        scalars = {f"train/{key}": numbers[key] for key in _TRAIN if key in numbers}
+        if "images_per_second" in numbers:
+            scalars["speed/images_per_second"] = numbers["images_per_second"]
+        self._scalars(scalars | {f"live/{key}": numbers[key] for key in live})
+
+    def evaluation(self, record: Record) -> None:
+        self._last_step = int(record["step"])
+        scalars = {}
+        for key, number in _numbers(record).items():
+            group, _, rest = key.partition("_")
+            if rest and group in _GROUPS:
+                scalars[f"{_GROUPS[group]}/{rest}"] = number
+            elif key not in self._live and key != "images_per_second":
+                scalars[f"evaluation/{key}"] = number
+        self._scalars(scalars)
+
+    def image(self, name: str, picture: Picture, step: int) -> None:
+        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        encoded = io.BytesIO()
+        opened = Image.open(picture) if isinstance(picture, str | Path) else Image.fromarray(picture)
+        with opened as image:
+            image.convert("RGB").save(encoded, format="PNG")
+            width, height = image.size
+        content = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=encoded.getvalue())
+        self._write(summary=Summary(value=[Summary.Value(tag=name, image=content)]), step=step)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _next_file(self) -> Path:
+        numbers = [int(path.name.split(".")[-2]) for path in self.folder.glob(_PATTERN)]
+        return self.folder / _PATTERN.replace("*", f"{max(numbers, default=0) + 1:010d}")
+
+    def _scalars(self, scalars: dict[str, float]) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=number) for tag, number in scalars.items()]
+        self._write(summary=Summary(value=values), step=self._last_step)
+
+    def _text(self, tag: str, text: str) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+        from tensorboard.compat.proto.types_pb2 import DT_STRING
+
+        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode()], tensor_shape=TensorShapeProto())
+        value = Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
+        self._write(summary=Summary(value=[value]), step=self._last_step)
+
+    def _tell_running_boards(self, step: int) -> None:
+        """A TensorBoard that was open during the interruption still shows the dropped steps: make it forget them."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        self._write(session_log=SessionLog(status=SessionLog.START), step=step)
+
+    def _write(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self._stream.flush()
+
+
+def cut_back(folder: Path, step: int) -> None:
+    """Drop from the event files in `folder` what belongs to a step after `step`, and damaged ends of files."""
+    for path in sorted(folder.glob(_PATTERN)):
+        content = path.read_bytes()
+        kept = b"".join(record for record, its_step in _records(content) if its_step <= step)
+        if kept != content:
+            write_bytes(path, kept)
+
+
+def _records(content: bytes) -> Iterator[tuple[bytes, int]]:
+    """The records of an event file with their steps, up to the first damaged one.
+
+    A record is framed: length (8 bytes), its checksum (4), the event (length), its checksum (4), little-endian.
+    """
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    position = 0
+    while position + 16 <= len(content):
+        (length,) = struct.unpack_from("<Q", content, position)
+        end = position + 12 + length + 4
+        if end > len(content):
+            return
+        try:
+            step = Event.FromString(content[position + 12 : end - 4]).step
+        except DecodeError:
+            return
+        yield content[position:end], step
+        position = end
+
+
+def _numbers(record: Record) -> dict[str, float]:
+    """The numbers of `record` by key, without its position in the run."""
+    numbers: dict[str, float] = {}
+    for key, value in record.items():
+        if key not in _POSITION and not isinstance(value, bool | str):
+            with contextlib.suppress(TypeError, ValueError, RuntimeError):  # None, lists, tensors of several numbers
+                numbers[key] = float(value)
+    return numbers

@@ -1,0 +1,181 @@
+"""Checkpoints: folders that appear whole or not at all, know their own checksum, and are found again after any kill.
+
+    checkpoints/step-0001234/   model.safetensors   weights and buffers
+                                state.pt            the rest of the training state; loads with weights_only=True
+                                checksums.json      format version, SHA-256 of both
+    checkpoints/last, best      links to one of them, swapped in one move
+
+A damaged checkpoint is detected by its checksum, and the one before it is used.
+"""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from groundup.basis.errors import CheckpointError
+from groundup.basis.files import fsync_folder, sha256, write_json
+from groundup.training.state import TrainingState
+
+FORMAT_VERSION = 1
+_FILES = ("model.safetensors", "state.pt")
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """The `checkpoints/` folder of a run. `keep`: how many of the newest are kept; the best is always kept.
+
+    `extra`: plain values saved with every checkpoint, beside the state.
+    """
+
+    folder: Path
+    keep: int = 2
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, state: TrainingState, engine: Mapping[str, Any]) -> Path:
+        """Write the state after `state.step` updates and point `last` to it. On a full disk the older ones stay as they are."""
+        target = self.folder / f"step-{state.step:07d}"
+        if not (target.is_dir() and _problem(target) is None):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            building = self.folder / f".building-{secrets.token_hex(4)}"
+            try:
+                self._write(building, state, engine)
+                if target.exists():
+                    shutil.rmtree(target)
+                os.rename(building, target)
+                fsync_folder(self.folder)
+            except OSError as error:
+                shutil.rmtree(building, ignore_errors=True)
+                raise CheckpointError(
+                    f"{target}: the checkpoint could not be written: {error.strerror or error}; older checkpoints are untouched",
+                    hint="free some space, then `groundup resume` the run",
+                ) from error
+            except BaseException:
+                shutil.rmtree(building, ignore_errors=True)
+                raise
+        self.point("last", target)
+        if state.best and state.best["step"] == state.step:
+            self.point("best", target)
+        self._prune()
+        return target
+
+    def _write(self, folder: Path, state: TrainingState, engine: Mapping[str, Any]) -> None:
+        folder.mkdir()
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.model.state_dict().items()}
+        safetensors.torch.save_file(weights, folder / "model.safetensors")
+        contents = {"format": FORMAT_VERSION, "state": state.to_dict(), "engine": dict(engine), **self.extra}
+        torch.save(contents, folder / "state.pt")
+        for name in _FILES:
+            with open(folder / name, "rb+") as written:
+                os.fsync(written.fileno())
+        write_json(
+            folder / "checksums.json", {"format": FORMAT_VERSION, **{name: sha256(folder / name) for name in _FILES}}
+        )
+
+    def point(self, name: str, target: Path) -> None:
+        """Make the link `name` point to `target`, in one move."""
+        temporary = self.folder / f".{name}.{secrets.token_hex(4)}"
+        os.symlink(target.name, temporary)
+        os.replace(temporary, self.folder / name)
+        fsync_folder(self.folder)
+
+    def _prune(self) -> None:
+        best = self.folder / "best"
+        kept = {os.readlink(best)} if best.is_symlink() else set()
+        kept.update(folder.name for folder in self.all()[: self.keep])
+        for folder in self.all():
+            if folder.name not in kept:
+                # Renamed first: a kill in the middle must not leave half a checkpoint under a valid name.
+                doomed = folder.with_name(f".building-{secrets.token_hex(4)}")
+                os.rename(folder, doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+
+    def all(self) -> list[Path]:
+        """Every checkpoint folder, newest first."""
+        return sorted(self.folder.glob("step-*"), reverse=True)
+
+    def clean(self) -> None:
+        """Remove what a kill left half written."""
+        for leftover in (*self.folder.glob(".building-*"), *self.folder.glob(".last.*"), *self.folder.glob(".best.*")):
+            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+
+    def newest_whole(self, say: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint that is not damaged, None if there never was one. `say` is told of every damaged one.
+
+        CheckpointError if there are checkpoints and all are damaged.
+        """
+        candidates = self.all()
+        for folder in candidates:
+            problem = _problem(folder)
+            if problem is None:
+                return folder
+            say(f"{folder} is damaged ({problem}); using the checkpoint before it")
+        if candidates:
+            raise CheckpointError(
+                f"{self.folder}: all {len(candidates)} checkpoints are damaged",
+                hint="restore the folder from a copy, or start the run again with `groundup train` on its recipe.yaml",
+            )
+        return None
+
+
+def _problem(folder: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, or None. A newer format is an error, not damage."""
+    try:
+        sums = json.loads((folder / "checksums.json").read_text())
+        check_format(folder, sums["format"])
+        for name in _FILES:
+            if sha256(folder / name) != sums[name]:
+                return f"{name} does not match its checksum"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def check_format(path: Path, version: object) -> None:
+    """CheckpointError unless this version of groundup reads format `version`."""
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format version {version}; this groundup reads version {FORMAT_VERSION}",
+            hint="resume it with the version of groundup that wrote it (see environment.json)",
+        )
+
+
+def load_weights(folder: Path, model: torch.nn.Module) -> None:
+    """Copy the weights of a checkpoint into `model`, in place. CheckpointError if names or shapes differ."""
+    saved = safetensors.torch.load_file(folder / "model.safetensors")
+    own = model.state_dict()
+    if saved.keys() != own.keys():
+        odd = sorted(saved.keys() ^ own.keys())[:5]
+        raise CheckpointError(
+            f"{folder}: the weights are of another network; names that only one side has: {', '.join(odd)}"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if tensor.shape != saved[name].shape:
+                raise CheckpointError(
+                    f"{folder}: {name} has shape {tuple(saved[name].shape)}, the network has {tuple(tensor.shape)}"
+                )
+            tensor.copy_(saved[name])
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The contents of `state.pt`, read without unpickling any code."""
+    saved: dict[str, Any] = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    check_format(folder, saved.get("format"))
+    return saved
+
+
+def load_checkpoint(folder: Path, state: TrainingState) -> dict[str, Any]:
+    """Bring `state` to where the checkpoint was taken, and return what else was saved with it."""
+    saved = read_state(folder)
+    load_weights(folder, state.model)
+    state.load_dict(saved["state"])
+    return saved

@@ -1,0 +1,76 @@
+"""torch.compile, believed only after it agreed with eager.
+
+Before a compiled run starts, both give logits and gradients for one batch per input size, dropout off, and are compared.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from groundup.basis.errors import GroundupError
+from groundup.training.engine import Engine
+
+# Relative to the largest value: rounding of one reduced-precision network pass, reordered by the compiler.
+TOLERANCE = {"fp32": 2e-3, "bf16": 5e-2, "fp16": 2e-2}
+
+
+def compile_network(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The compiled network: static shapes, one graph per input size, sharing its parameters with `model`."""
+    torch._dynamo.config.automatic_dynamic_shapes = False
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 64)
+    compiled: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False)
+    return compiled
+
+
+def disagreement(model: nn.Module, compiled: Callable[[Tensor], Tensor], images: Tensor, engine: Engine) -> float:
+    """Largest difference of logits and parameter gradients between eager and compiled, relative to the largest value; inf for NaN.
+
+    `images`: float (B, 3, S, S). Batch-norm statistics and gradients of `model` are left as they were.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    dropouts = [(m, m.p) for m in model.modules() if isinstance(m, nn.Dropout)]
+    for module, _ in dropouts:
+        module.p = 0.0
+    try:
+        expected, got = (_outcome(model, forward, images, engine) for forward in (model, compiled))
+        return max(_relative(a, b) for a, b in zip(expected, got, strict=True))
+    finally:
+        for module, p in dropouts:
+            module.p = p
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+        model.zero_grad(set_to_none=True)
+
+
+def _outcome(
+    model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, engine: Engine
+) -> tuple[Tensor, Tensor]:
+    model.train()
+    model.zero_grad(set_to_none=True)
+    with engine.autocast():
+        logits = forward(images)
+    logits.float().square().mean().backward()
+    gradients = torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
+    return logits.detach().float(), gradients
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    if not (a.isfinite().all() and b.isfinite().all()):
+        return float("inf")
+    return float((a - b).abs().max() / a.abs().max().clamp(min=1e-12))
+
+
+def check_agreement(
+    model: nn.Module, compiled: Callable[[Tensor], Tensor], batches: list[Tensor], engine: Engine
+) -> None:
+    """GroundupError if compiled and eager differ beyond `TOLERANCE` on any of `batches` (one per input size)."""
+    for images in batches:
+        found = disagreement(model, compiled, images, engine)
+        if found > TOLERANCE[engine.precision]:
+            raise GroundupError(
+                f"train.compile: at {images.shape[-1]} px the compiled network differs from the eager one by {found:.2g} of the "
+                f"largest value; allowed for {engine.precision}: {TOLERANCE[engine.precision]:.2g}",
+                hint="set train.compile=never",
+            )

@@ -1,0 +1,116 @@
+"""The engine of a run: device, threads, precision and whether to compile. Chosen once, stored with the run, used again on resume.
+
+bf16 is chosen where the hardware multiplies it faster than fp32: CUDA GPUs from Ampere on, CPUs with AMX (about 3 times on
+convolutions). CPUs without it emulate bf16 and lose, so they stay at fp32. fp16 with loss scaling is for GPUs that have only that
+(T4, V100).
+"""
+
+import contextlib
+import os
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from groundup.basis.errors import UsageError
+from groundup.training.settings import TrainSettings
+
+Precision = Literal["fp32", "bf16", "fp16"]
+# Fewer steps than this do not pay for a compilation of half a minute or more on a GPU.
+COMPILE_PAYS_FROM = 3000
+
+
+@dataclass(frozen=True)
+class Engine:
+    """`device`: a torch device string; `threads`: CPU threads; `compiled`: whether the network is compiled; `why`: in words."""
+
+    device: str
+    threads: int
+    precision: Precision
+    compiled: bool
+    channels_last: bool
+    why: str
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.device)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision context for one forward pass."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.torch_device.type, dtype=dtype)
+
+    def activate(self) -> None:
+        """Set the process-wide switches that belong to this engine."""
+        torch.set_num_threads(self.threads)
+        if self.torch_device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose_engine(settings: TrainSettings, total_steps: int) -> Engine:
+    """The engine for this machine; UsageError if the recipe asks for what the machine has not."""
+    device = _device(settings.device)
+    precision, why_precision = _precision(settings.precision, device)
+    compiled, why_compile = _compile(settings.compile, device, total_steps)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    why = f"{precision}: {why_precision}; {'compiled' if compiled else 'eager'}: {why_compile}"
+    return Engine(str(device), settings.threads or cores, precision, compiled, settings.channels_last, why)
+
+
+def _device(name: str) -> torch.device:
+    mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    have = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if mps else [])]
+    if name.split(":")[0] not in have:
+        raise UsageError(
+            f"train.device={name!r}: this machine and this torch do not have it; allowed: auto, {', '.join(have)}",
+            hint="use train.device=auto" if name.startswith(("cuda", "mps")) else None,
+        )
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"train.device={name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from cuda:0"
+        )
+    return device
+
+
+def _cpu_gains_from_bf16() -> bool:
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return bool(has_amx())
+
+
+def _precision(wanted: str, device: torch.device) -> tuple[Precision, str]:
+    if wanted != "auto":
+        if wanted == "fp16" and device.type != "cuda":
+            raise UsageError(
+                f"train.precision='fp16': needs a CUDA GPU, the device is {device}; allowed here: auto, fp32, bf16"
+            )
+        return wanted, "as the recipe says"  # type: ignore[return-value]
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device)[0] >= 8:
+            return "bf16", "the GPU multiplies it at full speed"
+        return "fp16", "the GPU has no bf16, so fp16 with loss scaling"
+    if device.type == "cpu" and _cpu_gains_from_bf16():
+        return "bf16", "the CPU has AMX"
+    return "fp32", "this CPU has no AMX" if device.type == "cpu" else "bf16 brings nothing on this device"
+
+
+def _compile(wanted: str, device: torch.device, total_steps: int) -> tuple[bool, str]:
+    if wanted != "auto":
+        return wanted == "always", "as the recipe says"
+    if device.type != "cuda":
+        return False, f"compiling does not pay on {device.type}"
+    if total_steps < COMPILE_PAYS_FROM:
+        return False, f"a run of {total_steps} steps is too short to pay for it (from {COMPILE_PAYS_FROM})"
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False, "no compiler (triton) is installed"
+    return True, f"{total_steps} steps pay for it"

@@ -1,0 +1,55 @@
+"""Live settings: the values that phases may change, as a pure function of the step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from groundup.augment import Operation
+from groundup.basis.duration import Clock
+from groundup.basis.errors import UsageError
+from groundup.training.settings import Phase
+
+
+@dataclass(frozen=True)
+class LiveValues:
+    """What is in force at one step. `resolution`: side in px; `policy`: operations; `label_smoothing`: in [0, 1)."""
+
+    resolution: int
+    policy: tuple[Operation, ...]
+    label_smoothing: float
+
+
+@dataclass(frozen=True)
+class LiveSchedule:
+    """The values before any phase, and the phases in the order in which they begin: (first step, changes)."""
+
+    base: LiveValues
+    changes: tuple[tuple[int, dict[str, object]], ...]
+
+    @classmethod
+    def of(cls, base: LiveValues, phases: Sequence[Phase], clock: Clock) -> "LiveSchedule":
+        """UsageError if a phase begins at or after the end of the run."""
+        changes = []
+        for place, phase in enumerate(phases):
+            step = clock.steps(phase.start)
+            if step >= clock.total_steps:
+                raise UsageError(
+                    f"phases.{place}.from={str(phase.start)!r}: the phase would begin at step {step}, but the run has "
+                    f"{clock.total_steps} steps; allowed: a point before the end",
+                    hint="use a share of the run, such as 0.5dur, or a longer train.epochs",
+                )
+            changes.append((step, {key: getattr(phase.set, key) for key in phase.set.model_fields_set}))
+        return cls(base, tuple(sorted(changes, key=lambda change: change[0])))
+
+    def at(self, step: int) -> LiveValues:
+        """The values for optimizer update number `step` (0-based)."""
+        values = dict(vars(self.base))
+        for first, change in self.changes:
+            if step >= first:
+                values.update(change)
+        if values["resolution"] is None:
+            values["resolution"] = self.base.resolution
+        return LiveValues(**values)  # type: ignore[arg-type]
+
+    def resolutions(self) -> list[int]:
+        """Every input size in px that the run will use, in order of first use."""
+        return list(dict.fromkeys(self.at(step).resolution for step in (0, *(first for first, _ in self.changes))))

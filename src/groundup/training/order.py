@@ -1,0 +1,32 @@
+"""The sample order of a run: which images belong to which step, a function of (seed, epoch) and nothing else."""
+
+import torch
+from torch import Tensor
+
+from groundup.basis.errors import UsageError
+from groundup.data import batch_indices, batches_per_epoch, epoch_order
+
+
+class SampleOrder:
+    """Indices of every step's batch. `labels`: int64 (N,) on the CPU, used by `balanced` sampling only."""
+
+    def __init__(self, seed: int, labels: Tensor, *, batch_size: int, drop_last: bool, balanced: bool) -> None:
+        if batch_size > len(labels):
+            raise UsageError(
+                f"train.batch_size={batch_size}: larger than the training split ({len(labels)} images); "
+                f"allowed: 1 to {len(labels)}",
+                hint=f"set train.batch_size={max(1, len(labels) // 10)}",
+            )
+        self._seed, self._batch_size, self._drop_last = seed, batch_size, drop_last
+        self._count = len(labels)
+        # Each class is drawn equally often: an image weighs one over the size of its class.
+        self._weights = 1.0 / torch.bincount(labels)[labels].double() if balanced else None
+        self._kept: tuple[int, Tensor] | None = None
+        self.steps_per_epoch = batches_per_epoch(self._count, batch_size, drop_last)
+
+    def at(self, step: int) -> tuple[int, Tensor]:
+        """(epoch, int64 (B,) indices on the CPU) of optimizer update number `step`, both 0-based."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._kept is None or self._kept[0] != epoch:
+            self._kept = (epoch, epoch_order(self._seed, epoch, self._count, self._weights))
+        return epoch, batch_indices(self._kept[1], self._batch_size, place, self._drop_last)

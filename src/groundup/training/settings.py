@@ -1,0 +1,105 @@
+"""Settings of the training room: the `train`, `phases`, `evaluate` and `checkpoint` sections of a recipe."""
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
+
+from groundup.augment import OperationSettings
+from groundup.basis.duration import Duration
+from groundup.basis.settings import Settings
+
+
+class TrainSettings(Settings):
+    """How the training steps are made."""
+
+    epochs: float = Field(gt=0, description="Length of the run in passes over the training split; may be fractional.")
+    batch_size: PositiveInt = Field(description="Images per step (one optimizer update), over all micro-batches.")
+    micro_batch: PositiveInt | None = Field(
+        None,
+        description="Most images in one forward pass; gradients of the parts are accumulated. null: the whole batch.",
+    )
+    drop_last: bool = Field(
+        True, description="Leave out the short last batch of an epoch (its images come again in another order)."
+    )
+    sampling: Literal["shuffle", "balanced"] = Field(
+        "shuffle", description="Each image once per epoch, or classes drawn equally often, with replacement."
+    )
+    resolution: PositiveInt | None = Field(
+        None, description="Side in px that training images are resized to on the device; null keeps the data's. Live."
+    )
+    device: str = Field(
+        "auto", description="auto, cpu, cuda, cuda:N or mps; auto takes the first accelerator there is."
+    )
+    threads: PositiveInt | None = Field(
+        None, description="CPU threads; null takes one per core that the process may use."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Arithmetic of the network; auto takes bf16 where the hardware gains, fp16 on older GPUs, else fp32.",
+    )
+    channels_last: bool = Field(True, description="Keep images and filters in channels-last memory order.")
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto", description="torch.compile; auto compiles on a GPU when the run is long enough to pay for it."
+    )
+    clip_norm: float | None = Field(
+        None, gt=0, description="Largest norm of the gradient; longer ones are scaled down."
+    )
+
+    @model_validator(mode="after")
+    def _micro_batch_fits(self) -> "TrainSettings":
+        if self.micro_batch is not None and self.micro_batch > self.batch_size:
+            raise ValueError(f"micro_batch {self.micro_batch} is larger than batch_size {self.batch_size}")
+        return self
+
+
+class LivePatch(Settings):
+    """New values for live settings, under their recipe keys. Settings that are left out keep their value."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    resolution: PositiveInt | None = Field(None, alias="train.resolution", description="Side in px of training images.")
+    policy: tuple[OperationSettings, ...] | None = Field(
+        None, alias="augment.policy", description="The augmentation policy."
+    )
+    label_smoothing: float | None = Field(
+        None, alias="loss.label_smoothing", ge=0, lt=1, description="Label smoothing, in [0, 1)."
+    )
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "LivePatch":
+        if not self.model_fields_set:
+            raise ValueError("sets nothing; allowed: train.resolution, augment.policy, loss.label_smoothing")
+        return self
+
+
+class Phase(Settings):
+    """From a given point on, other values for live settings."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    start: Duration = Field(
+        alias="from", description="When the phase begins; it lasts until a later phase sets the same key."
+    )
+    set: LivePatch = Field(description="Live settings and their values, e.g. `train.resolution: 24`.")
+
+
+class EvaluateSettings(Settings):
+    """When and how the model is evaluated during training. The test split is read once, after the last step."""
+
+    every: Duration = Field(
+        Duration(1, "ep"),
+        description="How often a line is written to metrics.jsonl, evaluating validation if there is one.",
+    )
+    batch_size: PositiveInt = Field(500, description="Images per forward pass in evaluation.")
+    model: Literal["last", "best"] = Field(
+        "last", description="Which weights are reported: those of the last step, or the best on validation."
+    )
+
+
+class CheckpointSettings(Settings):
+    """When the state is saved, and how many checkpoints are kept."""
+
+    every: Duration = Field(Duration(1, "ep"), description="How often the state is saved; it always is at the end.")
+    keep: int = Field(
+        2, ge=2, description="How many are kept. At least 2: if one is damaged the one before it is used."
+    )
