@@ -96,7 +96,7 @@ def test_check_is_called_at_least_every_hundred_images(source: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["train/images.npy", "test/labels.npy", "meta.json"])
-@pytest.mark.parametrize("damage", ["cut", "removed"])
+@pytest.mark.parametrize("damage", ["cut", "grown", "removed"])
 def test_a_damaged_cache_is_rebuilt(source: str, cache: Path, file: str, damage: str) -> None:
     settings = DataSettings(source=source)
     first = load_splits(settings)
@@ -106,7 +106,8 @@ def test_a_damaged_cache_is_rebuilt(source: str, cache: Path, file: str, damage:
     if damage == "removed":
         path.unlink()
     else:
-        path.write_bytes(path.read_bytes()[:-7])
+        content = path.read_bytes()
+        path.write_bytes(content[:-7] if damage == "cut" else content + bytes(7))
     second = load_splits(settings)
     assert second.fingerprint == first.fingerprint
     np.testing.assert_array_equal(second.train.images, whole)

@@ -19,6 +19,8 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_parquet: Save) 
     """acme/shapes: 4 training and 2 test images with a fine and a coarse label."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hub"))
+    # Even for a local folder `datasets` would ask the Hub to count a download.
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     names = {"fine": ["ring", "box", "star"], "coarse": ["round", "edgy"]}
     root = tmp_path / "acme" / "shapes"
     train = {"fine": [2, 0, 1, 0], "coarse": [1, 0, 1, 0]}

@@ -37,7 +37,10 @@ class Batch:
 class Operation(Protocol):
     """One augmentation. Settings classes of the family implement it."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the operation is called in a recipe."""
+        ...
 
     def draw(self, batch: Batch, generator: torch.Generator) -> Parameters:
         """Parameters of every image in the batch: tensors whose first dimension is B, on the batch's device."""

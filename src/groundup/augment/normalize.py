@@ -24,7 +24,7 @@ class NormalizeSettings(Settings):
 
 
 def measure(images: Tensor) -> tuple[Colour, Colour]:
-    """Mean and standard deviation per channel of uint8 images (N, H, W, 3), rounded to 4 digits so that they can be written down."""
+    """Mean and standard deviation per channel of uint8 images (N, H, W, 3), rounded to 4 digits to be written down."""
     total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
     for chunk in images.split(1024):
         pixels = chunk.reshape(-1, 3).double() / 255

@@ -11,13 +11,14 @@ from groundup.data.loading import (
     epoch_order,
     load_splits,
 )
-from groundup.data.settings import DataSettings
+from groundup.data.settings import DataSettings, Resize
 
 __all__ = [
     "DOORS",
     "DataSettings",
     "ImageSet",
     "MemoryLoader",
+    "Resize",
     "Splits",
     "UnreadableImage",
     "batch_indices",

@@ -92,16 +92,15 @@ def known_keys(path: list[str], values: Mapping[str, Any]) -> list[str]:
         here = (
             here[int(part)] if isinstance(here, list | tuple) else here.get(part) if isinstance(here, Mapping) else None
         )
-        if part.isdigit():
-            continue
         name = here.get("name") if isinstance(here, Mapping) else None
-        found = [
-            member
-            for model in found
-            for key, field in model.model_fields.items()
-            if part in (key, field.alias)
-            for member in _models_in(field.annotation)
-        ]
+        if not part.isdigit():
+            found = [
+                member
+                for model in found
+                for key, field in model.model_fields.items()
+                if part in (key, field.alias)
+                for member in _models_in(field.annotation)
+            ]
         named = [model for model in found if name is not None and _accepts(model, name)]
         found = named or found
     return list(dict.fromkeys(field.alias or key for model in found for key, field in model.model_fields.items()))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from groundup import augment
 from groundup.basis.errors import CheckpointError, UsageError
-from groundup.data import decode_image
+from groundup.data import Resize, decode_image
 from groundup.models import build_model
 from groundup.recipe import Recipe
 from groundup.runs.folder import RunFolder, open_run_folder
@@ -27,7 +27,7 @@ class Classifier:
     model: nn.Module
     classes: list[str]
     image_size: int
-    resize: str
+    resize: Resize
     mean: augment.Colour
     std: augment.Colour
 
@@ -95,5 +95,5 @@ def load(run: Path | str, model: nn.Module | None = None) -> Classifier:
         described["image_size"],
         described["resize"],
         mean,
-        std,  # type: ignore[arg-type]
+        std,
     )

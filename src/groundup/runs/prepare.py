@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from groundup import augment
 from groundup.basis.duration import Clock
 from groundup.basis.interruption import StopRequest
-from groundup.data import ImageSet, MemoryLoader, Splits, load_splits
+from groundup.data import MemoryLoader, Splits, load_splits
 from groundup.evaluation import TTA, collect_logits, nll, top_k
 from groundup.models import build_model, forward_flops
 from groundup.preflight import check_essentials
@@ -29,6 +30,14 @@ from groundup.training import (
 
 # Images that data-dependent initial weights (a whitening stem) may look at.
 _FIRST_LOOK = 5000
+
+
+@runtime_checkable
+class LooksAtImages(Protocol):
+    """A network whose initial weights depend on the data, such as a whitening stem."""
+
+    def initialize_from(self, images: Tensor) -> None:
+        """Finish the initial weights from normalised training images, float (N, 3, S, S)."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +88,13 @@ def build_network(plan: Plan, engine: Engine, own: nn.Module | None = None) -> n
     """The network with its initial weights, a function of (recipe, data), on the engine's device. `own` replaces the recipe's."""
     recipe, splits = plan.recipe, plan.splits
     model = own or build_model(recipe.model, num_classes=len(splits.classes), seed=recipe.seed)
-    if hasattr(model, "initialize_from"):
-        first = splits.train.subset(_first(splits.train, _FIRST_LOOK)).to_device("cpu")[0].permute(0, 3, 1, 2)
-        mean, std = constants(recipe)
-        model.initialize_from(augment.normalize(first, mean, std))
+    if isinstance(model, LooksAtImages):
+        shown = np.arange(min(_FIRST_LOOK, len(splits.train)))
+        images = splits.train.subset(shown).to_device("cpu")[0].permute(0, 3, 1, 2)
+        model.initialize_from(augment.normalize(images, *constants(recipe)))
     if engine.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(engine.torch_device)
-
-
-def _first(images: ImageSet, count: int) -> Any:
-    import numpy as np
-
-    return np.arange(min(count, len(images)), dtype=np.int64)
 
 
 def constants(recipe: Recipe) -> tuple[augment.Colour, augment.Colour]:

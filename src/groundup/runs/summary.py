@@ -65,7 +65,8 @@ def result_line(summary: dict[str, Any]) -> str:
     """The result in one line, with its interval, what it was reported on and what it cost."""
     low, high = summary["top1_interval"]
     return (
-        f"{summary['reported_on']} top-1 {summary['top1']:.2%} (95% interval {low:.2%} to {high:.2%}, {summary['images']:,} images), "
+        f"{summary['reported_on']} top-1 {summary['top1']:.2%} "
+        f"(95% interval {low:.2%} to {high:.2%}, {summary['images']:,} images), "
         f"top-5 {summary['top5']:.2%}; selected on {summary['selected_on']}; "
         f"{summary['pflop']:.3g} PFLOP, {summary['seconds']:.0f} s, {summary['images_per_second'] or 0:,.0f} images/s"
     )

@@ -18,7 +18,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ Record = Mapping[str, Any]
 Picture = Path | str | NDArray[np.uint8]  # a PNG file, or uint8 (H, W, 3)
 
 
-class Tracker(Protocol):
+class Tracker:
     """Somewhere to write to. Every method does nothing unless a tracker says otherwise."""
 
     def start(self, info: Record) -> None:

@@ -6,6 +6,7 @@ convolutions). CPUs without it emulate bf16 and lose, so they stay at fp32. fp16
 """
 
 import contextlib
+import importlib.util
 import os
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -109,8 +110,6 @@ def _compile(wanted: str, device: torch.device, total_steps: int) -> tuple[bool,
         return False, f"compiling does not pay on {device.type}"
     if total_steps < COMPILE_PAYS_FROM:
         return False, f"a run of {total_steps} steps is too short to pay for it (from {COMPILE_PAYS_FROM})"
-    try:
-        import triton  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("triton") is None:
         return False, "no compiler (triton) is installed"
     return True, f"{total_steps} steps pay for it"

@@ -48,7 +48,7 @@ class LiveSchedule:
                 values.update(change)
         if values["resolution"] is None:
             values["resolution"] = self.base.resolution
-        return LiveValues(**values)  # type: ignore[arg-type]
+        return LiveValues(**values)
 
     def resolutions(self) -> list[int]:
         """Every input size in px that the run will use, in order of first use."""

@@ -40,9 +40,9 @@ class NonFiniteLoss(GroundupError):
 class Job:
     """Everything about a run that does not change while it runs.
 
-    `forward`: the network, compiled or not; `image_size`: side of the stored images in px; `mean`, `std`: of pixels in [0, 1]; `class_weights`: float (C,) on the device;
-    `flops`: forward FLOPs of one image per input size in px; `evaluate`: gives the validation numbers of the model as it is now
-    (may raise `Interrupted`), None without a validation split.
+    `image_size`: side of the stored images in px; `mean`, `std`: of pixels in [0, 1]; `class_weights`: float (C,) on the
+    device; `flops`: forward FLOPs of one image per input size in px; `forward`: the network, compiled or not; `evaluate`:
+    gives the validation numbers of the model as it is now (may raise `Interrupted`), None without a validation split.
     """
 
     seed: int

@@ -1,0 +1,49 @@
+# Everything stays inside the clone: the environment in .venv, caches in .cache, runs in runs.
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-slow check format bench clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export XDG_CACHE_HOME := $(CURDIR)/.cache
+export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+export HF_HOME := $(CURDIR)/.cache/huggingface
+export GROUNDUP_CACHE := $(CURDIR)/.cache/groundup
+export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/.cache/inductor
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+setup: $(VENV)/ready ## make .venv with the tested versions
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "groundup needs Python 3.11 or newer; set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt "setuptools>=77" torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+train: setup ## train the embedded digits recipe
+	$(BIN)/groundup train digits
+
+test: check ## the whole suite but the slow tests
+	$(BIN)/python -m pytest
+
+test-slow: setup ## the slow tests: kill tests, memory, real CIFAR-100
+	$(BIN)/python -m pytest -m slow --timeout 7200
+
+check: setup ## ruff and mypy
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	MYPYPATH=src $(BIN)/mypy -p groundup
+
+format: setup ## let ruff put everything into shape
+	$(BIN)/ruff check --fix src tests bench
+	$(BIN)/ruff format src tests bench
+
+bench: setup ## the short measurements of bench/
+	$(BIN)/python bench/loop_cost.py
+
+clean: ## remove the environment and the caches; runs are kept
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build dist
