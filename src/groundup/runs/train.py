@@ -129,7 +129,7 @@ def _train_with(
     if checkpoint:
         load_checkpoint(checkpoint, state)
     metrics = MetricsFile(folder.metrics_file)
-    metrics.cut_back(state.step)
+    metrics.cut_back(state.evaluated_at)  # the line of the checkpoint's own step may be still to come
     trackers = Trackers([terminal, metrics, *_optional(folder, recipe, state.step if checkpoint else None)])
     if not folder.samples_picture.exists():
         draw_samples(folder.samples_picture, job, plan.splits.classes)

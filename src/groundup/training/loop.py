@@ -74,27 +74,36 @@ def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trac
     """Train from `state.step` to the end. `Interrupted` after saving if asked to stop; `NonFiniteLoss` if it diverges."""
     evaluate_every, save_every = job.clock.steps(job.evaluation.every), job.clock.steps(job.checkpoint.every)
     watch = LossWatch(job, trackers)
-    saved_at = state.step
+    saved = (state.step, state.evaluated_at)
     try:
         while True:
             if job.is_due(evaluate_every, state.step) and state.evaluated_at != state.step:
-                watch.catch_up()
+                settle(job, state, watch)
                 trackers.evaluation(evaluation_record(job, state))
-            if job.is_due(save_every, state.step) and saved_at != state.step:
-                watch.catch_up()
+            if job.is_due(save_every, state.step) and saved != (state.step, state.evaluated_at):
+                settle(job, state, watch)
                 save(job, state, store)
-                saved_at = state.step
+                saved = (state.step, state.evaluated_at)
             if state.step == job.clock.total_steps:
                 return
             stop.check()
             started = time.perf_counter()
             loss = train_step(job, state)
-            state.seconds += time.perf_counter() - started
             watch.saw(state, loss)
+            state.seconds += time.perf_counter() - started
     except Interrupted:
-        watch.catch_up()
+        settle(job, state, watch)
         save(job, state, store)
         raise
+
+
+def settle(job: Job, state: TrainingState, watch: "LossWatch") -> None:
+    """Wait until the device has done what it was given, count that time as training, and read the last loss."""
+    started = time.perf_counter()
+    if job.engine.torch_device.type == "cuda":
+        torch.cuda.synchronize(job.engine.torch_device)
+    state.seconds += time.perf_counter() - started
+    watch.catch_up()
 
 
 def train_step(job: Job, state: TrainingState) -> Tensor:
