@@ -25,11 +25,19 @@ def folders(cache: Path) -> list[Path]:
 
 
 @pytest.fixture
-def source(tmp_path: Path, save_folder: Save) -> str:
+def source(tmp_path: Path) -> str:
     """Two classes of 150 training and 5 test images."""
-    save_folder(tmp_path / "x" / "train", per_class=150)
-    save_folder(tmp_path / "x" / "test", per_class=5, start=1000)
-    return f"folder:{tmp_path / 'x'}"
+    images = np.random.default_rng(0).integers(0, 256, (310, 6, 6, 3), dtype=np.uint8)
+    labels = np.arange(310) % 2
+    np.savez(
+        tmp_path / "x.npz",
+        x_train=images[:300],
+        y_train=labels[:300],
+        x_test=images[300:],
+        y_test=labels[300:],
+        classes=np.array(["cat", "dog"]),
+    )
+    return f"arrays:{tmp_path / 'x.npz'}"
 
 
 def same(first: Splits, second: Splits) -> bool:

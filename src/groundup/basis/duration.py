@@ -5,6 +5,7 @@ a schedule stepped in the wrong unit was the most expensive mistake of the syste
 Only the recipe speaks in durations; the loop knows nothing but steps.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,6 +36,8 @@ class Duration:
         if match is None:
             raise ValueError(f"not a duration; write {_ALLOWED}")
         value, unit = float(match["value"]), match["unit"]
+        if not math.isfinite(value):
+            raise ValueError(f"a duration is finite, got {text}")
         if unit == "dur" and value > 1:
             raise ValueError(f"a share of the run lies between 0dur and 1dur, got {text}")
         if unit == "step" and value != int(value):
@@ -42,7 +45,9 @@ class Duration:
         return cls(value, unit)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        return f"{self.value:.12g}{self.unit}"
+        return (
+            repr(float(self.value)).removesuffix(".0") + self.unit
+        )  # every digit: a written recipe is the same recipe
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -1,7 +1,7 @@
 """One place that knows whether the run was asked to stop: SIGINT, SIGTERM, or its time is up.
 
 A signal handler only notes the request; long-running code calls `check()` at points where stopping is safe. Lower floors
-(data preparation) receive `check` as an argument. A second SIGINT gives the default behaviour back, so Ctrl-C twice always ends.
+(data preparation) receive `check` as an argument. A SIGINT after that raises KeyboardInterrupt at once: Ctrl-C twice always ends.
 """
 
 import signal
@@ -43,7 +43,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.default_int_handler(number, frame)
         self._signal = self._signal or signal.Signals(number)
 
     @contextmanager

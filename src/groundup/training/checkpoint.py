@@ -10,6 +10,7 @@ A damaged checkpoint is detected by its checksum, and the one before it is used.
 
 import json
 import os
+import pickle
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
@@ -52,10 +53,12 @@ class CheckpointStore:
                     shutil.rmtree(target)
                 os.rename(building, target)
                 fsync_folder(self.folder)
-            except OSError as error:
+            except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+                # On a full disk torch raises RuntimeError and safetensors an error of its own.
                 shutil.rmtree(building, ignore_errors=True)
                 raise CheckpointError(
-                    f"{target}: the checkpoint could not be written: {error.strerror or error}; older checkpoints are untouched",
+                    f"{target}: the checkpoint could not be written: {getattr(error, 'strerror', None) or error}; "
+                    "older checkpoints are untouched",
                     hint="free some space, then `groundup resume` the run",
                 ) from error
             except BaseException:
@@ -64,7 +67,7 @@ class CheckpointStore:
         self.point("last", target)
         if state.best and state.best["step"] == state.step:
             self.point("best", target)
-        self._prune()
+        self._prune(target)
         return target
 
     def _write(self, folder: Path, state: TrainingState, engine: Mapping[str, Any]) -> None:
@@ -87,11 +90,13 @@ class CheckpointStore:
         os.replace(temporary, self.folder / name)
         fsync_folder(self.folder)
 
-    def _prune(self) -> None:
+    def _prune(self, newest: Path) -> None:
         best = self.folder / "best"
         kept = {os.readlink(best)} if best.is_symlink() else set()
-        kept.update(folder.name for folder in self.all()[: self.keep])
-        for folder in self.all():
+        everything = self.all()
+        # What is newer was damaged, or the run would not have gone on from before it.
+        kept.update(folder.name for folder in everything[everything.index(newest) :][: self.keep])
+        for folder in everything:
             if folder.name not in kept:
                 # Renamed first: a kill in the middle must not leave half a checkpoint under a valid name.
                 doomed = folder.with_name(f".building-{secrets.token_hex(4)}")
@@ -100,7 +105,7 @@ class CheckpointStore:
 
     def all(self) -> list[Path]:
         """Every checkpoint folder, newest first."""
-        return sorted(self.folder.glob("step-*"), reverse=True)
+        return sorted(self.folder.glob("step-*"), key=lambda folder: (len(folder.name), folder.name), reverse=True)
 
     def clean(self) -> None:
         """Remove what a kill left half written."""
@@ -168,7 +173,13 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """The contents of `state.pt`, read without unpickling any code."""
-    saved: dict[str, Any] = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    try:
+        saved: dict[str, Any] = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"{folder / 'state.pt'}: not a training state: it cannot be read without running code from the file",
+            hint="only resume runs that groundup wrote",
+        ) from error
     check_format(folder, saved.get("format"))
     return saved
 

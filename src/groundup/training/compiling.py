@@ -29,6 +29,7 @@ def disagreement(model: nn.Module, compiled: Callable[[Tensor], Tensor], images:
     `images`: float (B, 3, S, S). Batch-norm statistics and gradients of `model` are left as they were.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     dropouts = [(m, m.p) for m in model.modules() if isinstance(m, nn.Dropout)]
     for module, _ in dropouts:
         module.p = 0.0
@@ -41,7 +42,8 @@ def disagreement(model: nn.Module, compiled: Callable[[Tensor], Tensor], images:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
-        model.zero_grad(set_to_none=True)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
 
 
 def _outcome(

@@ -74,7 +74,10 @@ def _device(name: str) -> torch.device:
             f"train.device={name!r}: this machine and this torch do not have it; allowed: auto, {', '.join(have)}",
             hint="use train.device=auto" if name.startswith(("cuda", "mps")) else None,
         )
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"train.device={name!r}: not a device; allowed: auto, {', '.join(have)}, cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"train.device={name!r}: this machine has {torch.cuda.device_count()} GPUs, counted from cuda:0"

@@ -46,8 +46,6 @@ class LiveSchedule:
         for first, change in self.changes:
             if step >= first:
                 values.update(change)
-        if values["resolution"] is None:
-            values["resolution"] = self.base.resolution
         return LiveValues(**values)
 
     def resolutions(self) -> list[int]:

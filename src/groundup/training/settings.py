@@ -69,6 +69,11 @@ class LivePatch(Settings):
     def _not_empty(self) -> "LivePatch":
         if not self.model_fields_set:
             raise ValueError("sets nothing; allowed: train.resolution, augment.policy, loss.label_smoothing")
+        for key in self.model_fields_set:
+            if getattr(self, key) is None:
+                raise ValueError(
+                    f"{type(self).model_fields[key].alias}: null; write a value, or leave the key out to keep its value"
+                )
         return self
 
 

@@ -1,0 +1,112 @@
+"""What the loop costs: images/s of groundup's training steps over those of a bare loop with the same network, batch and precision.
+
+The bare loop has the data on the device, a fixed batch order, no augmentation bookkeeping beyond the same operations, no tracking,
+no checkpoints. Both are timed in turn in one process, round by round, and the ratio is taken round by round.
+
+    python bench/loop_cost.py [RECIPE] [KEY=VALUE ...] [--rounds 7] [--steps 10] [--out bench/results/loop_cost.json]
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from groundup import augment
+from groundup.basis.interruption import StopRequest
+from groundup.optim import apply_rates, cross_entropy
+from groundup.recipe import load_recipe
+from groundup.runs.folder import environment
+from groundup.runs.prepare import build_job, build_network, make_plan, open_data, with_measured_constants
+from groundup.tracking import Trackers
+from groundup.training import CheckpointStore, Job, TrainingState, choose_engine, train
+
+
+def bare_loop(job: Job, state: TrainingState, steps: int) -> None:
+    """The least that a hand-written script would do for the same result: no seeds, no sums, no state."""
+    model, optimizer = state.model, state.optimizer
+    live = job.live.at(0)
+    generator = torch.Generator(device=job.engine.torch_device)
+    order = torch.randperm(len(job.data))
+    size = job.train.batch_size
+    model.train()
+    for step in range(steps):
+        indices = order[step * size % (len(order) - size) :][:size]
+        batch = augment.Batch(indices, 0, job.seed, job.image_size, job.mean, job.engine.torch_device)
+        images, labels = job.data.take(indices)
+        for operation in live.policy:
+            images = operation.apply(images, operation.draw(batch, generator))
+        images = augment.normalize(images, job.mean, job.std, live.resolution)
+        apply_rates(optimizer, job.schedule.at(step, job.clock))
+        with job.engine.autocast():
+            logits = job.forward(images)
+        cross_entropy(logits, labels, live.label_smoothing).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    if job.engine.torch_device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def our_loop(job: Job, state: TrainingState, folder: Path) -> None:
+    """The product's own loop from the state's step to the end of the job, with its checkpoint at the end left out."""
+    train(job, state, NoCheckpoints(folder), Trackers([]), StopRequest())
+
+
+class NoCheckpoints(CheckpointStore):
+    """Both contestants are timed between checkpoints: a bare loop writes none."""
+
+    def save(self, state: TrainingState, engine: object) -> Path:  # type: ignore[override]
+        return self.folder
+
+
+def seconds(call: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", nargs="?", default="digits")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    recipe = load_recipe(chosen.recipe, chosen.overrides)
+    splits = open_data(recipe, StopRequest())
+    plan = make_plan(with_measured_constants(recipe, splits), splits)
+    engine = choose_engine(recipe.train, plan.clock.total_steps)
+    engine.activate()
+    job, state = build_job(plan, engine, build_network(plan, engine), lambda: None)
+    total = plan.clock.total_steps
+    rounds = []
+    for number in range(chosen.rounds + 1):
+        bare = seconds(lambda: bare_loop(job, state, chosen.steps))
+        state.step = state.evaluated_at = total - chosen.steps
+        ours = seconds(lambda: our_loop(job, state, Path("unused")))
+        if number:  # the first round warms up
+            rounds.append(bare / ours)
+    images = chosen.steps * recipe.train.batch_size
+    result = {
+        "what": "images/s of groundup's loop over those of a bare loop, round by round",
+        "recipe": recipe.name,
+        "overrides": chosen.overrides,
+        "ratio_median": statistics.median(rounds),
+        "ratio_min": min(rounds),
+        "ratio_max": max(rounds),
+        "images_per_second": images / ours,
+        "engine": engine.to_dict(),
+        **environment(),
+    }
+    print(json.dumps(result, indent=2))
+    if chosen.out:
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        chosen.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
