@@ -1,0 +1,123 @@
+"""What holds for every augmentation; a new one is picked up from `OPERATIONS`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from groundup.augment import OPERATIONS, Batch, OperationSettings, apply, augment, draw, without_effect
+from groundup.basis.seeding import generator
+
+# More than the defaults: settings under which an operation takes another path.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "flip": [{"alternate": True}, {"p": 0.9}],
+    "pad_crop": [{"mode": "reflect", "pad": 2}],
+    "cutout": [{"fill": "black", "size": 5}],
+}
+CASES = [(name, changes) for name in OPERATIONS for changes in ({}, *VARIANTS.get(name, []))]
+every_operation = pytest.mark.parametrize(("name", "changes"), CASES, ids=[f"{n}-{c}" for n, c in CASES])
+
+MakeBatch = Callable[..., Batch]
+
+
+def operation_of(name: str, changes: dict[str, Any]) -> Any:
+    return OPERATIONS[name].model_validate({"name": name, **changes})
+
+
+def equal(a: list[Any], b: list[Any]) -> bool:
+    return all(x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in zip(a, b, strict=True))
+
+
+@every_operation
+def test_dtype_and_shape_are_kept_and_the_input_is_not_changed(
+    name: str, changes: dict[str, Any], digit_images: Tensor, make_batch: MakeBatch
+) -> None:
+    before = digit_images.clone()
+    after = augment([operation_of(name, changes)], digit_images, make_batch(), step=3)
+    assert (after.dtype, after.shape) == (torch.uint8, digit_images.shape)
+    assert torch.equal(digit_images, before)
+
+
+@every_operation
+@pytest.mark.parametrize("cut", [1, 7, 32, 63])
+def test_applied_to_slices_it_gives_what_it_gives_on_the_whole_batch(
+    name: str, changes: dict[str, Any], cut: int, digit_images: Tensor, make_batch: MakeBatch
+) -> None:
+    policy = [operation_of(name, changes)]
+    drawn = draw(policy, make_batch(), step=3)
+    whole = apply(policy, digit_images, drawn, slice(None))
+    parts = [apply(policy, digit_images[part], drawn, part) for part in (slice(0, cut), slice(cut, 64))]
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(augment(policy, digit_images, make_batch(), step=3), whole)
+
+
+@every_operation
+def test_every_parameter_has_one_entry_per_image(name: str, changes: dict[str, Any], make_batch: MakeBatch) -> None:
+    drawn = operation_of(name, changes).draw(make_batch(13), generator(0))
+    assert {key: len(value) for key, value in drawn.items()} == dict.fromkeys(drawn, 13)
+
+
+@every_operation
+def test_parameters_follow_from_seed_and_step_alone(
+    name: str, changes: dict[str, Any], make_batch: MakeBatch
+) -> None:
+    policy = [operation_of(name, changes)]
+    first = draw(policy, make_batch(), step=3)
+    torch.manual_seed(torch.seed())  # whatever the global generator does
+    before = torch.get_rng_state()
+    assert equal(draw(policy, make_batch(), step=3), first)
+    assert torch.equal(torch.get_rng_state(), before), "the global generator is not touched"
+    assert not equal(draw(policy, make_batch(seed=1), step=3), first)
+    later = make_batch(epoch=1)  # an operation may follow the epoch instead of the step
+    assert not equal(draw(policy, later, step=4), first)
+
+
+@every_operation
+def test_it_does_something_to_real_images(
+    name: str, changes: dict[str, Any], digit_images: Tensor, make_batch: MakeBatch
+) -> None:
+    assert without_effect([operation_of(name, changes)], digit_images, make_batch()) == []
+
+
+@every_operation
+def test_it_is_the_same_in_either_memory_order(
+    name: str, changes: dict[str, Any], digit_images: Tensor, make_batch: MakeBatch
+) -> None:
+    policy = [operation_of(name, changes)]
+    channels_last = digit_images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(
+        augment(policy, channels_last, make_batch(), step=3), augment(policy, digit_images, make_batch(), step=3)
+    )
+
+
+@every_operation
+def test_settings_survive_yaml_and_are_chosen_by_name(name: str, changes: dict[str, Any]) -> None:
+    operation = operation_of(name, changes)
+    read = yaml.safe_load(yaml.safe_dump(operation.model_dump(mode="json")))
+    assert TypeAdapter(OperationSettings).validate_python(read) == operation
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_every_field_is_described(name: str) -> None:
+    assert [key for key, field in OPERATIONS[name].model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_an_unknown_key_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="strenght"):
+        TypeAdapter(OperationSettings).validate_python({"name": name, "strenght": 1})
+
+
+def test_an_unknown_operation_is_refused_with_all_that_are_known() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(OperationSettings).validate_python({"name": "flop"})
+    assert all(f"'{name}'" in str(caught.value) for name in OPERATIONS)
+
+
+def test_every_operation_of_the_family_can_stand_in_a_recipe() -> None:
+    policy = [{"name": name} for name in OPERATIONS]
+    assert [type(TypeAdapter(OperationSettings).validate_python(each)) for each in policy] == list(OPERATIONS.values())
