@@ -139,3 +139,12 @@ def test_scales_of_norms_biases_and_head_are_separate():
 def test_model_without_trainable_filters_is_refused():
     with pytest.raises(UsageError, match=r"optimizer\.name='muon': the model has no trainable convolution filters"):
         MuonSettings().build(nn.Linear(4, 4))
+
+
+def test_iterating_on_the_gram_matrix_gives_what_iterating_on_the_matrix_gives() -> None:
+    from groundup.optim.muon import _iterate, _iterate_on_gram
+
+    x = torch.randn(2, 24, 100, generator=torch.Generator().manual_seed(0))
+    x = x / x.norm(dim=(1, 2), keepdim=True)
+    for iterations in (1, 2, 3, 5):
+        torch.testing.assert_close(_iterate_on_gram(x, iterations), _iterate(x, iterations), rtol=1e-4, atol=1e-5)

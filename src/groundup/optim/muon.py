@@ -32,16 +32,39 @@ def orthogonalize(matrices: Tensor, iterations: int = 3) -> Tensor:
 
     `matrices`: float (batch, rows, columns), any scale. Returns the same shape and dtype with singular values near 1.
     """
-    a, b, c = _QUINTIC
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
+    # Iterating on the small Gram matrix saves time for long matrices, and needs float32's precision.
+    long = x.shape[2] > 1.5 * x.shape[1] and x.dtype == torch.float32
+    x = _iterate_on_gram(x, iterations) if long else _iterate(x, iterations)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+def _iterate(x: Tensor, iterations: int) -> Tensor:
+    """x <- (a + b G + c G^2) x with G = x x^T, for wide matrices (batch, m, n): about 4 m^2 n multiply-adds a turn."""
+    a, b, c = _QUINTIC
     for _ in range(iterations):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).to(matrices.dtype)
+    return x
+
+
+def _iterate_on_gram(x: Tensor, iterations: int) -> Tensor:
+    """The same result as `_iterate`: every turn multiplies by a polynomial of G, and these commute, so G is turned into the next
+    turn's G without x, and x is multiplied once, at the end. About 2 m^2 n multiply-adds in all, and 6 m^3 a turn."""
+    a, b, c = _QUINTIC
+    gram = x @ x.mT
+    identity = torch.eye(len(gram[0]), dtype=x.dtype, device=x.device)
+    product = None
+    for turn in range(iterations):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * identity
+        product = factor if product is None else factor @ product
+        if turn + 1 < iterations:
+            gram = factor @ gram @ factor
+    return x if product is None else product @ x
 
 
 class Muon(torch.optim.Optimizer):
