@@ -62,9 +62,7 @@ def test_every_parameter_has_one_entry_per_image(name: str, changes: dict[str, A
 
 
 @every_operation
-def test_parameters_follow_from_seed_and_step_alone(
-    name: str, changes: dict[str, Any], make_batch: MakeBatch
-) -> None:
+def test_parameters_follow_from_seed_and_step_alone(name: str, changes: dict[str, Any], make_batch: MakeBatch) -> None:
     policy = [operation_of(name, changes)]
     first = draw(policy, make_batch(), step=3)
     torch.manual_seed(torch.seed())  # whatever the global generator does

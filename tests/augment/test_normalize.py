@@ -15,7 +15,9 @@ MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
 def formula(images: Tensor) -> Tensor:
     shape = (1, 3, 1, 1)
-    return ((images.double() / 255 - torch.tensor(MEAN).double().view(shape)) / torch.tensor(STD).double().view(shape)).float()
+    return (
+        (images.double() / 255 - torch.tensor(MEAN).double().view(shape)) / torch.tensor(STD).double().view(shape)
+    ).float()
 
 
 def test_it_equals_the_formula_on_every_byte() -> None:
@@ -83,3 +85,12 @@ def test_a_channel_of_one_colour_can_still_be_divided_by() -> None:
 def test_constants_have_one_value_per_channel() -> None:
     with pytest.raises(ValidationError, match="mean"):
         NormalizeSettings.model_validate({"mean": [0.5, 0.5]})
+
+
+@pytest.mark.parametrize(
+    "constants",
+    [{"std": [0.2, 0, 0.2]}, {"std": [-0.2, 0.2, 0.2]}, {"mean": [125.3, 123, 113.9]}, {"mean": [-1, 0, 0]}],
+)
+def test_constants_that_cannot_belong_to_pixels_in_0_to_1_are_refused(constants: dict[str, list[float]]) -> None:
+    with pytest.raises(ValidationError):
+        NormalizeSettings.model_validate(constants)

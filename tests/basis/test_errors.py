@@ -15,7 +15,9 @@ def test_without_a_hint_there_is_no_hint_line() -> None:
     assert str(DataError("images/: no such folder")) == "images/: no such folder"
 
 
-@pytest.mark.parametrize(("kind", "status"), [(UsageError, 2), (GroundupError, 1), (DataError, 1), (CheckpointError, 1)])
+@pytest.mark.parametrize(
+    ("kind", "status"), [(UsageError, 2), (GroundupError, 1), (DataError, 1), (CheckpointError, 1)]
+)
 def test_the_exit_status_tells_whose_mistake_it_was(kind: type[GroundupError], status: int) -> None:
     assert kind("x").exit_code == status
     assert isinstance(kind("x"), GroundupError)

@@ -24,9 +24,14 @@ def test_an_error_in_the_middle_leaves_the_old_content_and_no_rest(
 ) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(problem), whole_file(path) as temporary:
-        temporary.write_text("half of the n")
-        raise problem
+
+    def half() -> None:
+        with whole_file(path) as temporary:
+            temporary.write_text("half of the n")
+            raise problem
+
+    with pytest.raises(problem):
+        half()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 

@@ -5,6 +5,8 @@ Note     Training, evaluation and prediction all call `normalize`, so they canno
          (system 002 trained and tested with different ones).
 """
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -13,14 +15,20 @@ from torch import Tensor
 from groundup.basis.settings import Settings
 
 Colour = tuple[float, float, float]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Spread = Annotated[float, Field(gt=0, le=1)]
 
 
 class NormalizeSettings(Settings):
     """Channel mean and standard deviation of pixels in [0, 1]. Left out, they are measured on the training split and written
     into the run's recipe."""
 
-    mean: Colour | None = Field(None, description="Mean per channel (red, green, blue), in [0, 1]; null measures it.")
-    std: Colour | None = Field(None, description="Standard deviation per channel, above 0; null measures it.")
+    mean: tuple[_Share, _Share, _Share] | None = Field(
+        None, description="Mean per channel (red, green, blue), in [0, 1]; null measures it."
+    )
+    std: tuple[_Spread, _Spread, _Spread] | None = Field(
+        None, description="Standard deviation per channel, above 0 and at most 1; null measures it."
+    )
 
 
 def measure(images: Tensor) -> tuple[Colour, Colour]:

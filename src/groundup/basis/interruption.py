@@ -5,6 +5,7 @@ A signal handler only notes the request; long-running code calls `check()` at po
 """
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,9 @@ class StopRequest:
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
         """Note SIGINT and SIGTERM while inside; the handlers that were there before are put back."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self  # Python hands signals to the main thread alone
+            return
         previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield self
