@@ -1,9 +1,9 @@
 """A claim: one recipe over several seeds, each trained on all of train and read once on test; mean and interval over seeds.
 
-    python bench/claim.py cifar100-speed data.source=parquet:PATH --seeds 0 1 2 --runs runs/claims --out bench/results/claims/NAME.json
+    python bench/claim.py cifar100-speed data.source=parquet:PATH --seeds 0 1 2 --out bench/results/claims/NAME.json
 
-Every seed is a run folder of its own below --runs. A seed that has a summary is not trained again, and one that was stopped goes on,
-so the command can be repeated until all seeds are there; the JSON is written after each.
+Every seed is a run folder of its own below --runs. A seed that has a summary is not trained again, and one that was
+stopped goes on, so the command can be repeated until all seeds are there; the JSON is written after each.
 """
 
 import argparse

@@ -65,7 +65,7 @@ def test_a_forward_pass_costs_the_published_number_of_flop(
 
 
 def test_the_figure_on_a_device_is_the_one_without_weights() -> None:
-    settings = ResNetSettings(name="resnet18", width=4)
+    settings = ResNetSettings(name="resnet18", width=8)
     real = build_model(settings, num_classes=10, seed=1)
     assert forward_flops(real, 16) == forward_flops(without_weights(settings, 10), 16) > 0
 

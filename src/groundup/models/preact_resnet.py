@@ -52,8 +52,12 @@ class PreActResNetSettings(Settings):
     """PreActResNet-18, for images of about 32 px."""
 
     name: Literal["preact_resnet18"] = Field(description="PreActResNet-18.")
+    # torch 2.13 corrupts memory in the backward of a 1x1 stride-2 convolution of 2 or 4 channels (CPU, channels-last).
     width: int = Field(
-        64, ge=1, le=1024, description="Channels of the first stage; the later ones have 2, 4 and 8 times as many."
+        64,
+        ge=8,
+        le=1024,
+        description="Channels of the first stage, 8 or more; the later ones have 2, 4 and 8 times as many.",
     )
 
     @property

@@ -158,8 +158,12 @@ class ResNetSettings(Settings):
         description="First layers: `small` (3x3, stride 1, no pooling; images up to about 64 px) or "
         "`imagenet` (7x7, stride 2, then max-pooling; larger images).",
     )
+    # torch 2.13 corrupts memory in the backward of a 1x1 stride-2 convolution of 2 or 4 channels (CPU, channels-last).
     width: int = Field(
-        64, ge=1, le=1024, description="Channels of the first stage; the later ones have 2, 4 and 8 times as many."
+        64,
+        ge=8,
+        le=1024,
+        description="Channels of the first stage, 8 or more; the later ones have 2, 4 and 8 times as many.",
     )
     zero_init_residual: bool = Field(
         False, description="Start every block as its shortcut, by weight 0 in its last norm; helps with large batches."

@@ -4,6 +4,7 @@ YAML is loaded safely: a recipe can hold values, never code. Keys given twice ar
 """
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -45,10 +46,13 @@ def library() -> list[str]:
 def source_text(name_or_path: str) -> str:
     """The text of a library recipe or of a file, as written. UsageError if there is neither."""
     if name_or_path in library():
-        return (_LIBRARY / f"{name_or_path}.yaml").read_text()
+        return (_LIBRARY / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     path = Path(name_or_path)
     if path.is_file():
-        return path.read_text()
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"recipe {name_or_path!r}: not a text file in UTF-8: {error}") from None
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise UsageError(f"recipe {name_or_path!r}: there is no such file", hint="`groundup recipes` lists the library")
     raise unknown_name("recipe", name_or_path, library(), what="neither a recipe of the library nor a file")
@@ -101,7 +105,8 @@ def _extended(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise UsageError(f"{name_or_path}: extends={parent!r}: needs the name or path of one recipe")
     beside = Path(name_or_path).parent / parent
-    found = str(beside) if name_or_path not in library() and beside.is_file() else parent
+    # Normalised, so that a circle through `../here/` is recognised.
+    found = os.path.normpath(beside) if name_or_path not in library() and beside.is_file() else parent
     base = _extended(found, (*seen, name_or_path))
     base.pop("claim", None)  # a claim belongs to the recipe it was measured with
     return _laid_over(base, values)
@@ -112,6 +117,8 @@ def _parse(name: str, text: str) -> dict[str, Any]:
         values = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise UsageError(f"{name}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{name}: nested too deeply for a recipe") from None
     if not isinstance(values, dict):
         raise UsageError(
             f"{name}: a recipe is a mapping of sections such as data, model, train; this is {type(values).__name__}"
@@ -152,7 +159,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         here[_index(here, last, key, override)] = value
     elif isinstance(here, dict):
         old = here.get(last)
-        if last == "name" and old is not None and old != value:
+        if path and last == "name" and old is not None and old != value:
             here.clear()  # another method: the settings of the old one do not belong to it
         if isinstance(old, dict) and isinstance(value, dict):
             value = _laid_over({"": old}, {"": value})[""]

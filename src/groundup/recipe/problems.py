@@ -1,5 +1,6 @@
 """Pydantic's findings, told to a person: key, value, what is allowed, the nearest known name. All problems at once."""
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -8,6 +9,10 @@ from pydantic import BaseModel, ValidationError
 
 from groundup.basis.errors import UsageError, listed, nearest
 from groundup.recipe.schema import Recipe
+
+# A value is shown short: YAML's aliases let a small file stand for gigabytes of text.
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 120, 120
 
 
 def explain(error: ValidationError, values: Mapping[str, Any]) -> UsageError:
@@ -31,13 +36,21 @@ def _explain_one(finding: Any, values: Mapping[str, Any]) -> tuple[str, str | No
         near = nearest(keys[-1], allowed)
         dotted = ".".join([*parent, near]) if near else None
         return (
-            f"{key}={finding['input']!r}: unknown key; allowed in {'.'.join(parent) or 'a recipe'}: {listed(allowed)}",
+            f"{key}={_short(finding['input'])}: unknown key; allowed in {'.'.join(parent) or 'a recipe'}: {listed(allowed)}",
             f"did you mean {dotted}?" if dotted else None,
         )
     if kind == "missing":
         return f"{key}: missing; every recipe needs it", None
     if kind == "union_tag_not_found":
-        return f"{key}: needs a name; allowed: {_tags(context)}", f"write {key}.name=..."
+        return f"{key}: needs a name; allowed: {listed(_names_at(keys, values))}", f"write {key}.name=..."
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        names = _names_at(keys, values)
+        fits = names and isinstance(finding["input"], str)
+        return (
+            f"{key}={_short(finding['input'])}: needs keys below it, not a single value"
+            + (f"; names allowed: {listed(names)}" if names else ""),
+            f"write {key}.name={finding['input']}" if fits else None,
+        )
     if kind == "union_tag_invalid":
         allowed = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         near = nearest(context["tag"], allowed)
@@ -50,21 +63,15 @@ def _explain_one(finding: Any, values: Mapping[str, Any]) -> tuple[str, str | No
             str(finding["input"]), [part.strip(" '") for part in context["expected"].replace(" or ", ",").split(",")]
         )
         return (
-            f"{key}={finding['input']!r}: allowed: {context['expected']}",
+            f"{key}={_short(finding['input'])}: allowed: {context['expected']}",
             f"did you mean {near!r}?" if near else None,
         )
     message = finding["msg"].removeprefix("Value error, ")
     return f"{key}={_short(finding['input'])}: {message[:1].lower()}{message[1:]}", None
 
 
-def _tags(context: Mapping[str, Any]) -> str:
-    return str(context.get("discriminator", "name"))
-
-
 def _short(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {item}" for key, item in list(value.items())[:4]) + "}"
-    return repr(value)
+    return _REPR.repr(value)
 
 
 def _keys_without_tags(location: tuple[int | str, ...], values: Any) -> list[str]:
@@ -86,6 +93,18 @@ def _keys_without_tags(location: tuple[int | str, ...], values: Any) -> list[str
 
 def known_keys(path: list[str], values: Mapping[str, Any]) -> list[str]:
     """The keys that are allowed under `path`, given the names chosen in `values`."""
+    found = _models_at(path, values)
+    return list(dict.fromkeys(field.alias or key for model in found for key, field in model.model_fields.items()))
+
+
+def _names_at(path: list[str], values: Mapping[str, Any]) -> list[str]:
+    """The names of the family that stands at `path`; none if it is a plain section."""
+    fields = [model.model_fields.get("name") for model in _models_at(path, values)]
+    return [name for field in fields if field is not None for name in get_args(field.annotation)]
+
+
+def _models_at(path: list[str], values: Mapping[str, Any]) -> list[type[BaseModel]]:
+    """Every settings class that can stand at `path`, given the names chosen in `values`."""
     found: list[type[BaseModel]] = [Recipe]
     here: Any = values
     for part in path:
@@ -103,7 +122,7 @@ def known_keys(path: list[str], values: Mapping[str, Any]) -> list[str]:
             ]
         named = [model for model in found if name is not None and _accepts(model, name)]
         found = named or found
-    return list(dict.fromkeys(field.alias or key for model in found for key, field in model.model_fields.items()))
+    return found
 
 
 def _accepts(model: type[BaseModel], name: str) -> bool:

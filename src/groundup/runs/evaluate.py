@@ -1,5 +1,6 @@
 """The honest report on a run's test split, from its stored weights."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ from groundup.basis.errors import UsageError
 from groundup.basis.files import write_json
 from groundup.basis.interruption import StopRequest
 from groundup.basis.pictures import confusion_picture
-from groundup.data import MemoryLoader
+from groundup.data import MemoryLoader, Splits
 from groundup.evaluation import TTA, Evaluation
-from groundup.runs.folder import open_run_folder
+from groundup.runs.folder import RunFolder, open_run_folder
 from groundup.runs.load import load
 from groundup.runs.prepare import logits_of, open_data
 from groundup.training import choose_engine
@@ -25,6 +26,7 @@ def evaluate(run: Path | str, *, tta: str = "none", split: str = "test", stop: S
     stop = stop or StopRequest()
     classifier = load(run)
     splits = open_data(recipe, stop)
+    _require_same_data(folder, splits)
     chosen = {"train": splits.train, "validation": splits.validation, "test": splits.test}.get(split)
     if chosen is None:
         raise UsageError(
@@ -41,3 +43,14 @@ def evaluate(run: Path | str, *, tta: str = "none", split: str = "test", stop: S
         np.asarray(result.confusion), classifier.classes, folder.path / f"confusion-{name}.png", str(result)
     )
     return result
+
+
+def _require_same_data(folder: RunFolder, splits: Splits) -> None:
+    """UsageError if the recipe's data is not what the run was trained on: images of test may have been in train."""
+    trained_on = json.loads(folder.classifier_file.read_text()).get("data")
+    if trained_on not in (None, splits.fingerprint):
+        raise UsageError(
+            f"{folder.path}: data.source gives other images now than the run was trained on "
+            f"(fingerprint {trained_on}, now {splits.fingerprint})",
+            hint="put the data back; a run trained on data handed in from Python is evaluated in Python, with groundup.load",
+        )

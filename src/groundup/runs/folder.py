@@ -107,6 +107,13 @@ def create_run_folder(recipe: Recipe, wanted: Path | None) -> RunFolder:
     raise UsageError("runs/: a million runs of this recipe; choose a name with --run")
 
 
+def discard_if_unused(folder: RunFolder) -> None:
+    """Remove a folder in which there is nothing but its recipe, so that the corrected command can use the same place."""
+    if [entry.name for entry in folder.path.iterdir()] == [folder.recipe_file.name]:
+        folder.recipe_file.unlink()
+        folder.path.rmdir()
+
+
 def open_run_folder(path: Path | str) -> RunFolder:
     """An existing run folder. UsageError if it is not one, or was written by a newer groundup."""
     folder = RunFolder(Path(path))

@@ -1,7 +1,6 @@
 """A trained run as something to use: the network with its preprocessing and its class names. Runs no code from the weights."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from groundup import augment
 from groundup.basis.errors import CheckpointError, UsageError
-from groundup.data import Resize, decode_image
+from groundup.basis.files import sha256
+from groundup.data import Resize, Splits, decode_image
 from groundup.models import build_model
 from groundup.recipe import Recipe
 from groundup.runs.folder import RunFolder, open_run_folder
@@ -36,7 +36,7 @@ class Classifier:
         name = str(picture) if isinstance(picture, str | Path) else "the image"
         content = Path(picture).read_bytes() if isinstance(picture, str | Path) else picture
         pixels = decode_image(content, name=name, resolution=self.image_size, resize=self.resize)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
@@ -50,16 +50,20 @@ class Classifier:
         return [(self.classes[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
 
-def describe_classifier(recipe: Recipe, classes: Sequence[str], image_size: int) -> dict[str, Any]:
-    """What `classifier.json` holds: everything between a picture and a named answer but the weights."""
+def describe_classifier(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    """What `classifier.json` holds: everything between a picture and a named answer but the weights.
+
+    `data` is the fingerprint of the data that the run was trained on.
+    """
     constants = recipe.augment.normalize
     return {
         "format": FORMAT_VERSION,
-        "classes": list(classes),
-        "image_size": image_size,
+        "classes": list(splits.classes),
+        "image_size": splits.image_size,
         "resize": recipe.data.resize,
         "mean": constants.mean,
         "std": constants.std,
+        "data": splits.fingerprint,
     }
 
 
@@ -70,7 +74,22 @@ def chosen_checkpoint(folder: RunFolder, recipe: Recipe) -> Path:
         raise CheckpointError(
             f"{folder.path}: no checkpoint `{link.name}` yet", hint=f"`groundup resume {folder.path}` goes on"
         )
-    return link.resolve()
+    folder_of_weights = link.resolve()
+    _require_undamaged(folder_of_weights)
+    return folder_of_weights
+
+
+def _require_undamaged(checkpoint: Path) -> None:
+    weights = checkpoint / "model.safetensors"
+    try:
+        whole = json.loads((checkpoint / "checksums.json").read_text())[weights.name] == sha256(weights)
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise CheckpointError(
+            f"{weights}: damaged: it does not match its checksum",
+            hint="restore it from a copy, or train again: `groundup train` on the recipe.yaml of the run",
+        )
 
 
 def load(run: Path | str, model: nn.Module | None = None) -> Classifier:

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from groundup.basis.errors import UsageError
+from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.files import write_json
-from groundup.basis.interruption import StopRequest
+from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.data import Splits
 from groundup.recipe import Recipe, load_recipe
 from groundup.runs.card import write_card
-from groundup.runs.folder import RunFolder, create_run_folder, open_run_folder, without_home
+from groundup.runs.folder import RunFolder, create_run_folder, discard_if_unused, open_run_folder, without_home
 from groundup.runs.load import describe_classifier
 from groundup.runs.pictures import draw_curves, draw_samples
 from groundup.runs.prepare import Plan, build_job, build_network, make_plan, open_data, with_measured_constants
@@ -61,7 +61,11 @@ def train(
         raise UsageError("overrides: apply to a recipe given by name or path, not to a Recipe object")
     folder = create_run_folder(chosen, None if run is None else Path(run))
     folder.write_recipe(without_home(chosen))
-    return _carry_out(folder, Own(model, data), StopRequest(max_seconds))
+    try:
+        return _carry_out(folder, Own(model, data), StopRequest(max_seconds))
+    except GroundupError:
+        discard_if_unused(folder)
+        raise
 
 
 def resume(
@@ -79,6 +83,9 @@ def _carry_out(folder: RunFolder, own: Own, stop: StopRequest) -> Run:
     with stop.listening():
         try:
             return _prepare_and_train(folder, own, stop, terminal)
+        except Interrupted as stopped:
+            go_on = f"`groundup resume {folder.path}` goes on with the run"
+            raise Interrupted(f"{stopped.reason}; {go_on}", stopped.exit_code) from stopped
         finally:
             terminal.close()
 
@@ -98,6 +105,7 @@ def _prepare_and_train(folder: RunFolder, own: Own, stop: StopRequest, terminal:
     if checkpoint:
         saved = read_state(checkpoint)
         _refuse_changes(folder, recipe, saved["recipe"])
+        _refuse_other_data(folder, splits, saved.get("data"))
         engine = _same_engine(Engine(**saved["engine"]), engine, terminal)
     try:
         return _train_with(folder, plan, engine, checkpoint, own, stop, terminal)
@@ -123,7 +131,7 @@ def _train_with(
     recipe = plan.recipe
     engine.activate()
     folder.write_environment(engine)
-    write_json(folder.classifier_file, describe_classifier(recipe, plan.splits.classes, plan.splits.image_size))
+    write_json(folder.classifier_file, describe_classifier(recipe, plan.splits))
     model = build_network(plan, engine, own.model)
     job, state = build_job(plan, engine, model, stop.check)
     if checkpoint:
@@ -138,12 +146,12 @@ def _train_with(
     )
     trackers.message(f"{engine.device}, {engine.threads} threads, {engine.why}")
     trackers.image("samples", folder.samples_picture, state.step)
-    store = folder.store(recipe.checkpoint.keep, {"recipe": recipe.model_dump(mode="json", by_alias=True)})
+    store = folder.store(recipe.checkpoint.keep, _beside_state(recipe, plan.splits))
     try:
         run_loop(job, state, store, trackers, stop)
     finally:
         trackers.close()
-        draw_curves(folder, recipe)
+        _draw_curves(folder, recipe, terminal)
     summary = summarize(folder, plan, job, state, stop)
     write_card(folder, recipe, summary)
     write_json(folder.summary_file, summary)
@@ -151,11 +159,22 @@ def _train_with(
 
 
 def _decoding(terminal: Tracker) -> Any:
+    told = 0  # tenths
+
     def progress(done: int, total: int) -> None:
-        if done == total or done % max(1, total // 10) == 0:
+        nonlocal told
+        if (tenth := 10 * done // total) > told:
+            told = tenth
             terminal.message(f"decoding images: {done:,} of {total:,}")
 
     return progress
+
+
+def _draw_curves(folder: RunFolder, recipe: Recipe, terminal: Tracker) -> None:
+    try:
+        draw_curves(folder, recipe)
+    except OSError as error:  # such as a full disk; what ended the run must not be hidden by it
+        terminal.message(f"{folder.curves_picture}: {error.strerror or error}; drawn again by the next resume")
 
 
 def _optional(folder: RunFolder, recipe: Recipe, purge_step: int | None) -> list[Tracker]:
@@ -187,6 +206,19 @@ def _refuse_changes(folder: RunFolder, recipe: Recipe, saved: dict[str, Any]) ->
         raise UsageError(
             f"{folder.recipe_file}: the recipe has changed since the checkpoint: {'; '.join(changes)}",
             hint="put it back to resume, or start a new run: `groundup train` with the changed file",
+        )
+
+
+def _beside_state(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    """What a resume has to find unchanged; saved with every checkpoint."""
+    return {"recipe": recipe.model_dump(mode="json", by_alias=True), "data": splits.fingerprint}
+
+
+def _refuse_other_data(folder: RunFolder, splits: Splits, saved: str | None) -> None:
+    if saved not in (None, splits.fingerprint):
+        raise UsageError(
+            f"{folder.path}: the data has changed since the checkpoint (fingerprint {saved}, now {splits.fingerprint})",
+            hint="put it back to resume (data handed in from Python has to be handed in again), or start a new run",
         )
 
 

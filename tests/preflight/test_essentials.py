@@ -1,0 +1,82 @@
+"""What is refused before the first step, with the key and the fix."""
+
+import numpy as np
+import pytest
+
+from groundup.basis.errors import UsageError
+from groundup.data import ImageSet, Splits
+from groundup.recipe import load_recipe
+from groundup.runs.prepare import make_plan
+
+BASE = [
+    "train={epochs: 20, batch_size: 64}",
+    "schedule={name: one_cycle, max_lr: 0.1}",
+    "augment.policy=[{name: pad_crop, pad: 1}]",
+]
+
+
+def splits(side: int = 8, *, validation: bool = False, test: bool = True, count: int = 100) -> Splits:
+    """Black images of `side` px."""
+    part = ImageSet.whole(np.zeros((count, side, side, 3), np.uint8), np.arange(count) % 2)
+    return Splits(part, part if validation else None, part if test else None, ["a", "b"], side, "fingerprint")
+
+
+def refusal(*overrides: str, data: Splits | None = None) -> str:
+    with pytest.raises(UsageError) as caught:
+        make_plan(load_recipe("digits", [*BASE, *overrides]), data or splits())
+    return str(caught.value)
+
+
+def test_a_recipe_that_fits_its_data_passes() -> None:
+    plan = make_plan(load_recipe("digits", BASE), splits())
+    assert (plan.clock.steps_per_epoch, plan.clock.total_steps) == (1, 20)
+
+
+def test_images_smaller_than_the_network_takes() -> None:
+    message = refusal("model={name: speed_net}")
+    for part in ("model.name='speed_net'", "the images give 8 px", "takes 9 px or more", "set data.resolution=9"):
+        assert part in message
+    make_plan(load_recipe("digits", [*BASE, "model={name: speed_net}"]), splits(9))
+
+
+def test_a_training_resolution_smaller_than_the_network_takes_also_in_a_phase() -> None:
+    speed_net = "model={name: speed_net}"
+    assert "train.resolution=8 give 8 px" in refusal(speed_net, "train.resolution=8", data=splits(32))
+    phase = "phases=[{from: 0.5dur, set: {train.resolution: 7}}]"
+    assert "train.resolution=7 give 7 px" in refusal(speed_net, phase, data=splits(32))
+
+
+def test_padding_as_large_as_the_image() -> None:
+    message = refusal("augment.policy.pad_crop.pad=8")
+    assert "pad_crop.pad=8: the images have 8 px a side" in message
+    phase = "phases=[{from: 0.5dur, set: {augment.policy: [{name: pad_crop, pad: 9}]}}]"
+    assert "pad_crop.pad=9" in refusal(phase)
+    make_plan(load_recipe("digits", [*BASE, "augment.policy.pad_crop.pad=7"]), splits())
+
+
+def test_choosing_the_best_without_a_validation_split() -> None:
+    message = refusal("evaluate.model=best")
+    assert "the test split only reports" in message
+    assert "data.validation=0.1" in message
+    make_plan(load_recipe("digits", [*BASE, "evaluate.model=best"]), splits(validation=True))
+
+
+def test_data_without_a_test_split() -> None:
+    assert "no test split to report on" in refusal(data=splits(test=False))
+
+
+def test_a_batch_larger_than_the_data() -> None:
+    message = refusal("train.batch_size=101")
+    assert "train.batch_size=101: larger than the training split (100 images)" in message
+    assert "set train.batch_size=10" in message
+
+
+def test_a_schedule_longer_than_the_run() -> None:
+    assert "rise" in refusal("schedule.rise=1000step")
+    assert "warmup" in refusal("schedule={name: cosine, lr: 0.1, warmup: 30ep}")
+
+
+def test_a_phase_that_begins_after_the_end() -> None:
+    message = refusal("phases=[{from: 21ep, set: {train.resolution: 8}}]")
+    assert "phases.0.from='21ep'" in message
+    assert "the run has 20 steps" in message

@@ -1,0 +1,57 @@
+"""The recipes that come with groundup, and that a recipe survives being written and read."""
+
+from collections.abc import Callable
+
+import pytest
+
+from groundup.recipe import library, load_recipe, source_text, to_yaml
+
+EXPECTED = {"digits", "cifar10-speed", "cifar100-speed", "cifar100-resnet18", "cifar100-wrn28-10"}
+
+
+def test_the_promised_recipes_are_in_the_library() -> None:
+    assert set(library()) >= EXPECTED
+
+
+@pytest.mark.parametrize("name", library())
+def test_every_library_recipe_loads_under_its_own_name_and_says_what_it_is_for(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.about.endswith(".")
+
+
+@pytest.mark.parametrize("name", library())
+def test_a_recipe_written_out_and_read_again_is_equal(name: str, write: Callable[[str, str], str]) -> None:
+    recipe = load_recipe(name)
+    assert load_recipe(write("again.yaml", to_yaml(recipe))) == recipe
+
+
+def test_a_recipe_with_every_kind_of_value_survives_being_written_and_read(write: Callable[[str, str], str]) -> None:
+    overrides = [
+        "about='Zwölf: #5, \"ja\"'",
+        "data.limit=100",
+        "augment.policy=[{name: flip}, {name: cutout, size: 2}]",
+        "phases=[{from: 0.5dur, set: {train.resolution: 6}}, {from: 7step, set: {augment.policy: []}}]",
+        "train.clip_norm=1e-3",
+        "evaluate.every=3step",
+        "claim={top1: 0.98, source: measured}",
+    ]
+    recipe = load_recipe("digits", overrides)
+    assert load_recipe(write("again.yaml", to_yaml(recipe))) == recipe
+    assert recipe.phases[1].set.model_fields_set == {"policy"}
+
+
+def test_the_written_recipe_names_every_default() -> None:
+    text = to_yaml(load_recipe("digits"))
+    for key in ("clip_norm: null", "on_bad_image: fail", "split_seed: 0", "keep: 2"):
+        assert key in text
+
+
+@pytest.mark.parametrize("name", [name for name in library() if name.startswith("cifar100")])
+def test_the_cifar100_recipes_name_the_fine_labels(name: str) -> None:
+    assert load_recipe(name).data.label == "fine_label"
+
+
+def test_the_text_of_a_library_recipe_is_shown_as_written() -> None:
+    assert source_text("digits").startswith("#")
+    assert "schedule:" in source_text("digits")

@@ -1,0 +1,90 @@
+"""`key.sub=value` on the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from groundup.basis.errors import UsageError
+from groundup.recipe import load_recipe
+
+BASE = str(Path(__file__).with_name("base.yaml"))
+
+
+def test_an_override_changes_its_key_and_nothing_else() -> None:
+    before, after = load_recipe(BASE), load_recipe(BASE, ["train.epochs=3"])
+    assert after.train.epochs == 3
+    assert after.model_copy(update={"train": before.train}) == before
+
+
+def test_values_are_read_as_yaml() -> None:
+    recipe = load_recipe(
+        "digits", ["train.drop_last=false", "data.limit=null", "train.clip_norm=1e-2", "augment.policy=[{name: flip}]"]
+    )
+    assert recipe.train.drop_last is False
+    assert recipe.data.limit is None
+    assert recipe.train.clip_norm == 0.01
+    assert [operation.name for operation in recipe.augment.policy] == ["flip"]
+
+
+@pytest.mark.parametrize("entry", ["0", "pad_crop"])
+def test_an_entry_of_a_list_is_reached_by_its_place_or_by_its_name(entry: str) -> None:
+    (operation,) = load_recipe(BASE, [f"augment.policy.{entry}.pad=2"]).augment.policy
+    assert operation.model_dump()["pad"] == 2
+
+
+def test_a_whole_entry_of_a_list_is_replaced() -> None:
+    (operation,) = load_recipe(BASE, ["augment.policy.0={name: flip}"]).augment.policy
+    assert operation.name == "flip"
+
+
+def test_sections_that_the_recipe_does_not_have_are_created() -> None:
+    assert load_recipe(BASE, ["track.step_every=7"]).track.step_every == 7
+    assert load_recipe(BASE, ["augment.normalize.mean=[0.5, 0.5, 0.5]"]).augment.normalize.mean == (0.5, 0.5, 0.5)
+
+
+def test_another_method_drops_the_settings_of_the_old_one() -> None:
+    recipe = load_recipe(BASE, ["schedule.name=cosine", "schedule.lr=0.2"])
+    assert recipe.schedule.model_dump()["name"] == "cosine"
+    assert load_recipe(BASE, ["model.name=resnet34"]).model.model_dump()["width"] == 64
+    assert load_recipe(BASE, ["model.name=resnet18"]).model.model_dump()["width"] == 16
+
+
+def test_a_section_given_whole_is_laid_over_the_old_one() -> None:
+    assert load_recipe(BASE, ["model={width: 8}"]).model.model_dump()["stem"] == "small"
+    assert load_recipe(BASE, ["model={name: resnet34, width: 8}"]).model.model_dump()["name"] == "resnet34"
+
+
+def test_the_name_of_the_recipe_can_be_changed_and_the_rest_stays() -> None:
+    recipe = load_recipe(BASE, ["name=mine"])
+    assert recipe.name == "mine"
+    assert recipe.model == load_recipe(BASE).model
+
+
+def test_a_later_override_wins() -> None:
+    assert load_recipe(BASE, ["seed=1", "seed=2"]).seed == 2
+
+
+def test_overrides_apply_after_extends(write: Callable[[str, str], str]) -> None:
+    path = write("mine.yaml", f"extends: {BASE}\ntrain: {{epochs: 5}}\n")
+    assert load_recipe(path, ["train.epochs=2"]).train.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("train.epochs", ["'train.epochs'", "write key=value"]),
+        ("=3", ["write key=value"]),
+        ("train.epochs.x=3", ["train.epochs is 20", "no keys below it"]),
+        ("name.x.y=3", ["name is 'digits'", "no keys below it"]),
+        ("augment.policy.4.pad=2", ["augment.policy.4", "no such entry", "0 to 0", "pad_crop"]),
+        ("augment.policy.padcrop.pad=2", ["no such entry", "did you mean 'pad_crop'?"]),
+        ("train.epochs=[1", ["the value is not valid YAML"]),
+        ("train={epochs: 1, epochs: 2}", ["'epochs' stands twice"]),
+    ],
+)
+def test_an_override_that_cannot_be_applied_says_why(override: str, parts: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(BASE, [override])
+    for part in parts:
+        assert part in str(caught.value)

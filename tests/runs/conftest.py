@@ -1,0 +1,46 @@
+"""One small finished run that the tests of this room look at, and the settings that keep every other run as small."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import groundup
+from groundup.runs.train import Run
+
+TINY = [
+    "model={name: resnet18, stem: small, width: 8}",
+    "schedule={name: one_cycle, max_lr: 0.1}",
+    "train.epochs=2",
+    "train.batch_size=50",
+    "train.threads=1",
+    "data.limit=200",
+    "data.validation=0.25",
+]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GROUNDUP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> list[str]:
+    """Overrides that make digits a run of a second: 150 images for training, 50 for validation, 2 epochs of 3 steps."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, _cache: None) -> Run:
+    """A finished tiny run. Tests that change it take `copied`."""
+    return groundup.train("digits", TINY, run=tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture
+def copied(finished: Run, tmp_path: Path) -> Path:
+    """The folder of a finished tiny run, to be changed."""
+    import shutil
+
+    return Path(shutil.copytree(finished.folder, tmp_path / "copied", symlinks=True))
