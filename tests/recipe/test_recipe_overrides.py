@@ -88,3 +88,13 @@ def test_an_override_that_cannot_be_applied_says_why(override: str, parts: list[
         load_recipe(BASE, [override])
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_a_method_is_chosen_before_its_settings_whatever_the_order_of_the_overrides() -> None:
+    model = load_recipe("digits", ["model.width=2", "model.depth=16", "model.name=wide_resnet"]).model
+    assert (model.name, model.width, model.depth) == ("wide_resnet", 2, 16)
+
+
+def test_a_changed_recipe_loses_the_claim_and_another_seed_or_place_of_the_data_keeps_it() -> None:
+    assert load_recipe("cifar100-wrn28-10", ["seed=3", "data.source=parquet:here"]).claim is not None
+    assert load_recipe("cifar100-wrn28-10", ["train.epochs=1"]).claim is None

@@ -17,6 +17,8 @@ from groundup.basis.errors import UsageError, listed, nearest, unknown_name
 from groundup.recipe.problems import explain
 from groundup.recipe.schema import Recipe
 
+# Overrides under which a recipe is still the one that its claim speaks of.
+_KEEP_THE_CLAIM = {"seed", "data.source", "data.image", "train.device", "train.threads", "track.tensorboard"}
 _LIBRARY = resources.files("groundup.recipe") / "library"
 
 
@@ -61,9 +63,17 @@ def source_text(name_or_path: str) -> str:
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """The validated recipe of that name or path with `key.sub=value` overrides applied. UsageError names every problem."""
     values = _extended(name_or_path, seen=())
-    for override in overrides:
+    # Names first: choosing another method clears its section, whatever the order on the command line.
+    for override in sorted(overrides, key=lambda override: not _chooses_a_method(override)):
         _override(values, override)
+    if any(override.partition("=")[0].strip() not in _KEEP_THE_CLAIM for override in overrides):
+        values.pop("claim", None)
     return validate(values)
+
+
+def _chooses_a_method(override: str) -> bool:
+    key = override.partition("=")[0].strip()
+    return key.endswith(".name")
 
 
 def validate(values: Mapping[str, Any]) -> Recipe:

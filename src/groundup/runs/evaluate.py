@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from groundup.basis.errors import UsageError
 from groundup.basis.files import write_json
@@ -17,15 +18,26 @@ from groundup.runs.prepare import logits_of, open_data
 from groundup.training import choose_engine
 
 
-def evaluate(run: Path | str, *, tta: str = "none", split: str = "test", stop: StopRequest | None = None) -> Evaluation:
-    """Evaluate a run; writes evaluation-SPLIT[-TTA].json and confusion-SPLIT[-TTA].png into its folder."""
+def evaluate(
+    run: Path | str,
+    *,
+    tta: str = "none",
+    split: str = "test",
+    stop: StopRequest | None = None,
+    model: nn.Module | None = None,
+    data: Splits | None = None,
+) -> Evaluation:
+    """Evaluate a run; writes evaluation-SPLIT[-TTA].json and confusion-SPLIT[-TTA].png into its folder.
+
+    `model`, `data`: the network and splits of a run that was trained with your own.
+    """
     folder = open_run_folder(run)
     if tta not in TTA:
         raise UsageError(f"--tta {tta}: unknown; allowed: {', '.join(TTA)}")
     recipe = folder.recipe()
     stop = stop or StopRequest()
-    classifier = load(run)
-    splits = open_data(recipe, stop)
+    classifier = load(run, model)
+    splits = data or open_data(recipe, stop)
     _require_same_data(folder, splits)
     chosen = {"train": splits.train, "validation": splits.validation, "test": splits.test}.get(split)
     if chosen is None:
@@ -52,5 +64,5 @@ def _require_same_data(folder: RunFolder, splits: Splits) -> None:
         raise UsageError(
             f"{folder.path}: data.source gives other images now than the run was trained on "
             f"(fingerprint {trained_on}, now {splits.fingerprint})",
-            hint="put the data back; a run trained on data handed in from Python is evaluated in Python, with groundup.load",
+            hint="put the data back; a run trained on data handed in from Python is evaluated with `data=` in Python",
         )

@@ -76,6 +76,8 @@ class CheckpointStore:
         safetensors.torch.save_file(weights, folder / "model.safetensors")
         contents = {"format": FORMAT_VERSION, "state": state.to_dict(), "engine": dict(engine), **self.extra}
         torch.save(contents, folder / "state.pt")
+        # safetensors makes its file readable by its owner alone, whatever the umask says.
+        shutil.copymode(folder / "state.pt", folder / "model.safetensors")
         for name in _FILES:
             with open(folder / name, "rb+") as written:
                 os.fsync(written.fileno())
