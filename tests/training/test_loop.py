@@ -289,3 +289,12 @@ def test_the_loop_ends_at_once_when_there_is_nothing_left(lab: Any, tmp_path: Pa
     again = lab.run(tmp_path)
     assert again.steps == []
     assert again.lines == first.lines
+
+
+def test_a_long_run_on_a_cpu_leaves_nothing_behind_in_torch(lab: Any) -> None:
+    # torch.manual_seed notes every call while there is no GPU to seed: a step must not use it.
+    before = len(torch.cuda._queued_calls)
+    job, state = lab.build({})
+    for _ in range(5):
+        train_step(job, state)
+    assert len(torch.cuda._queued_calls) == before

@@ -75,6 +75,7 @@ def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trac
     evaluate_every, save_every = job.clock.steps(job.evaluation.every), job.clock.steps(job.checkpoint.every)
     watch = LossWatch(job, trackers)
     saved = (state.step, state.evaluated_at)
+    state.model.train()
     try:
         while True:
             if job.is_due(evaluate_every, state.step) and state.evaluated_at != state.step:
@@ -114,8 +115,7 @@ def train_step(job: Job, state: TrainingState) -> Tensor:
     drawn = augment.draw(live.policy, batch, state.step)
     labels = job.data.labels[indices]
     weight = label_weight(labels, job.class_weights)
-    torch.manual_seed(seed_from(job.seed, "dropout", state.step, 0))
-    state.model.train()
+    seed_dropout(job.engine.torch_device, seed_from(job.seed, "dropout", state.step, 0))
     total = torch.zeros((), device=indices.device)
     correct = torch.zeros((), dtype=torch.int64, device=indices.device)
     for part in parts(len(indices), job.train.micro_batch):
@@ -136,6 +136,15 @@ def train_step(job: Job, state: TrainingState) -> Tensor:
     state.images += len(indices)
     state.flops += 3 * job.flops[live.resolution] * len(indices)
     return total / weight
+
+
+def seed_dropout(device: torch.device, seed: int) -> None:
+    """Seed the generators that dropout draws from. Not torch.manual_seed: without a GPU that keeps a note of every call."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def update(job: Job, state: TrainingState) -> Tensor:
