@@ -29,21 +29,12 @@ def test_auto_takes_the_gpu_and_a_short_precision(lab: Any) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_resumed_run_has_the_weights_of_the_uninterrupted_one(
-    precision: str,
-    lab: Any,
-    tmp_path: Path,
-    differences: Callable[[Any, Any], list[str]],
-    monkeypatch: pytest.MonkeyPatch,
+    precision: str, lab: Any, tmp_path: Path, differences: Callable[[Any, Any], list[str]]
 ) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    try:
-        changes = {"train": {"device": "cuda", "precision": precision}}
-        whole = lab.run(tmp_path / "whole", changes)
-        lab.run(tmp_path / "stopped", changes, stop_after=3)
-        resumed = lab.run(tmp_path / "stopped", changes)
-    finally:
-        torch.use_deterministic_algorithms(False)
+    changes = {"train": {"device": "cuda", "precision": precision, "deterministic": True}}
+    whole = lab.run(tmp_path / "whole", changes)
+    lab.run(tmp_path / "stopped", changes, stop_after=3)
+    resumed = lab.run(tmp_path / "stopped", changes)
     assert differences(whole.outcome["weights"], resumed.outcome["weights"]) == []
 
 

@@ -23,7 +23,8 @@ COMPILE_PAYS_FROM = 3000
 
 @dataclass(frozen=True)
 class Engine:
-    """`device`: a torch device string; `threads`: CPU threads; `compiled`: whether the network is compiled; `why`: in words."""
+    """`device`: a torch device string; `threads`: CPU threads; `compiled`: whether the network is compiled; `why`: in words;
+    `deterministic`: only kernels that repeat bit for bit (a GPU's choice; a CPU's always do)."""
 
     device: str
     threads: int
@@ -31,6 +32,7 @@ class Engine:
     compiled: bool
     channels_last: bool
     why: str
+    deterministic: bool = False
 
     @property
     def torch_device(self) -> torch.device:
@@ -47,7 +49,10 @@ class Engine:
         """Set the process-wide switches that belong to this engine."""
         torch.set_num_threads(self.threads)
         if self.torch_device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
+            torch.use_deterministic_algorithms(self.deterministic)
+            torch.backends.cudnn.benchmark = not self.deterministic
+            if self.deterministic:
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for
             torch.set_float32_matmul_precision("high")
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,7 +66,9 @@ def choose_engine(settings: TrainSettings, total_steps: int) -> Engine:
     compiled, why_compile = _compile(settings.compile, device, total_steps)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     why = f"{precision}: {why_precision}; {'compiled' if compiled else 'eager'}: {why_compile}"
-    return Engine(str(device), settings.threads or cores, precision, compiled, settings.channels_last, why)
+    return Engine(
+        str(device), settings.threads or cores, precision, compiled, settings.channels_last, why, settings.deterministic
+    )
 
 
 def _device(name: str) -> torch.device:

@@ -41,6 +41,10 @@ class TrainSettings(Settings):
     compile: Literal["auto", "always", "never"] = Field(
         "auto", description="torch.compile; auto compiles on a GPU when the run is long enough to pay for it."
     )
+    deterministic: bool = Field(
+        False,
+        description="On a GPU, only kernels that repeat bit for bit, so that a resume does; slower. A CPU needs no asking.",
+    )
     clip_norm: float | None = Field(
         None, gt=0, description="Largest norm of the gradient; longer ones are scaled down."
     )
