@@ -28,10 +28,10 @@ train: setup ## train the embedded digits recipe
 	$(BIN)/groundup train digits
 
 test: check ## the whole suite but the slow tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --basetemp=.cache/pytest
 
 test-slow: setup ## the slow tests: kill tests, memory, real CIFAR-100
-	$(BIN)/python -m pytest -m slow --timeout 7200
+	$(BIN)/python -m pytest -m slow --timeout 7200 --basetemp=.cache/pytest
 
 check: setup ## ruff and mypy
 	$(BIN)/ruff check src tests bench
@@ -43,7 +43,7 @@ format: setup ## let ruff put everything into shape
 	$(BIN)/ruff format src tests bench
 
 bench: setup ## the short measurements of bench/
-	$(BIN)/python bench/loop_cost.py
+	$(BIN)/python bench/loop_cost.py digits
 
 clean: ## remove the environment and the caches; runs are kept
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build dist

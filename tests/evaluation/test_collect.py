@@ -98,16 +98,6 @@ def test_the_forward_pass_runs_in_the_given_precision(model: Small) -> None:
     assert not torch.equal(coarse, exact)
 
 
-def test_static_shapes_fill_the_last_batch_and_change_no_result(model: Small) -> None:
-    ragged, _ = collect_logits(model, batches(4))
-    assert [shape[0] for shape in model.shapes] == [4, 4, 2]
-    model.shapes.clear()
-    filled, labels = collect_logits(model, batches(4), static_shapes=True)
-    assert [shape[0] for shape in model.shapes] == [4, 4, 4]
-    assert len(labels) == 10
-    torch.testing.assert_close(filled, ragged)
-
-
 def test_an_empty_split_is_a_clear_error(model: Small) -> None:
     with pytest.raises(GroundupError, match="0 batches"):
         collect_logits(model, [])

@@ -65,10 +65,10 @@ def test_each_stem_gives_its_feature_map_sides(stem: str, sides: tuple[int, ...]
 
 @pytest.mark.parametrize(("name", "expansion"), [("resnet18", 1), ("resnet34", 1), ("resnet50", 4)])
 def test_width_is_the_number_of_channels_of_the_first_stage(name: str, expansion: int) -> None:
-    model = resnet(name, width=6).eval()
+    model = resnet(name, width=8).eval()
     stages = [model.conv1, model.layer1, model.layer2, model.layer3, model.layer4]
     channels = [output_of(model, stage, torch.randn(1, 3, 8, 8)).shape[1] for stage in stages]
-    assert channels == [6, *(6 * expansion * factor for factor in (1, 2, 4, 8))]
+    assert channels == [8, *(8 * expansion * factor for factor in (1, 2, 4, 8))]
 
 
 def test_the_bottleneck_strides_in_its_3x3_convolution() -> None:

@@ -98,7 +98,7 @@ def test_settings_use_their_smoothing_and_weights():
     logits, labels = batch()
     settings = CrossEntropySettings(label_smoothing=0.2, class_weights="balanced")
     weights = settings.weights(labels, CLASSES)
-    loss_sum, denominator = settings.parts(logits, labels, weights)
+    loss_sum, denominator = loss_parts(logits, labels, settings.label_smoothing, weights)
     expected = functional.cross_entropy(logits, labels, weight=weights, label_smoothing=0.2)
     torch.testing.assert_close(loss_sum / denominator, expected)
     assert CrossEntropySettings().weights(labels, CLASSES) is None

@@ -79,7 +79,7 @@ def test_other_data_than_the_checkpoints_is_refused(tiny: list[str], tmp_path: P
     with pytest.raises(UsageError, match="the data has changed since the checkpoint"):
         groundup.resume(run.folder)
     with pytest.raises(UsageError, match="other images now than the run was trained on"):
-        evaluate(run.folder)
+        evaluate(run.folder, split="train")
 
 
 def test_a_run_on_data_of_ones_own_is_not_continued_or_evaluated_on_the_recipes(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Note     Training, evaluation and prediction all call `normalize`, so they canno
          (system 002 trained and tested with different ones).
 """
 
+import functools
 from typing import Annotated
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from groundup.basis.settings import Settings
 
+_MEASURED_AT_ONCE = 8 << 20  # values in float64
 Colour = tuple[float, float, float]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Spread = Annotated[float, Field(gt=0, le=1)]
@@ -34,7 +36,7 @@ class NormalizeSettings(Settings):
 def measure(images: Tensor) -> tuple[Colour, Colour]:
     """Mean and standard deviation per channel of uint8 images (N, H, W, 3), rounded to 4 digits to be written down."""
     total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
-    for chunk in images.split(1024):
+    for chunk in images.split(max(1, _MEASURED_AT_ONCE // images[0].numel())):
         pixels = chunk.reshape(-1, 3).double() / 255
         total += pixels.sum(0)
         squares += (pixels**2).sum(0)
@@ -50,10 +52,16 @@ def _rounded(values: Tensor) -> Colour:
     return red, green, blue
 
 
+@functools.cache
+def _on_device(values: Colour, device: torch.device) -> Tensor:
+    # Made once per device: copying from the host waits for a GPU, and no step may wait.
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
+
+
 def normalize(images: Tensor, mean: Colour, std: Colour, resolution: int | None = None) -> Tensor:
     """See the module. `resolution`: side in px to resize to (bilinear, antialiased), None keeps the size."""
-    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1).mul(255).reciprocal()
-    shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1).mul(255)
+    scale = _on_device(std, images.device).mul(255).reciprocal()
+    shift = _on_device(mean, images.device).mul(255)
     x = (images.float() - shift) * scale
     if resolution is not None and resolution != x.shape[-1]:
         x = F.interpolate(x, size=(resolution, resolution), mode="bilinear", antialias=True)

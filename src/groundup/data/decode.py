@@ -8,13 +8,13 @@ times too large is first reduced by its decoder (to no less than twice the size)
 """
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from groundup.basis.errors import DataError
+from groundup.basis.machine import usable_cores
 from groundup.data.settings import Resize
 from groundup.data.sources import RawImage
 
@@ -127,5 +127,4 @@ def _resize(image: Image.Image, side: int, resize: Resize) -> Image.Image:
 
 def decode_threads() -> int:
     """How many threads decode at once: the cores this process may use, at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores)
+    return min(16, usable_cores())

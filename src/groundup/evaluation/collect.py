@@ -20,7 +20,6 @@ def collect_logits(
     forward: Forward = none,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     check: Callable[[], None] | None = None,
-    static_shapes: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The logits, float32 (N, C), and labels, int64 (N,), of all `batches`, on the CPU, in the order they came.
 
@@ -28,21 +27,17 @@ def collect_logits(
     forward: (model, images) -> logits; a member of `TTA` for test-time augmentation.
     autocast: makes the precision context of one forward pass.
     check: called before every batch; raises to stop (an interruption).
-    static_shapes: fill a short last batch up with copies of its last image, so that a compiled model meets one shape.
     """
     logits: list[Tensor] = []
     labels: list[Tensor] = []
-    largest = 0
     # no_grad, not inference_mode: a tensor cached inside the model (or by a compiler) must stay usable in training.
     with evaluation_mode(model), torch.no_grad():
         for images, batch_labels in batches:
             if check:
                 check()
-            largest = max(largest, len(images))
-            shown = _filled(images, largest) if static_shapes else images
             with autocast():
-                output = forward(model, shown)
-            logits.append(output[: len(images)].float())  # stays on the device: moved once, at the end
+                output = forward(model, images)
+            logits.append(output.float())  # stays on the device: moved once, at the end
             labels.append(batch_labels)
     if not logits:
         raise GroundupError("there is nothing to evaluate: 0 batches", hint="check that the split is not empty")
@@ -59,8 +54,3 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
-
-
-def _filled(images: Tensor, size: int) -> Tensor:
-    missing = size - len(images)
-    return torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images

@@ -77,7 +77,3 @@ class CrossEntropySettings(Settings):
     def weights(self, train_labels: Tensor, classes: int) -> Tensor | None:
         """The class weights, float32 (classes,) on the CPU, from the training labels, int64 (N,); None if off."""
         return balanced_weights(train_labels, classes) if self.class_weights == "balanced" else None
-
-    def parts(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`loss_parts` with these settings; `class_weights` as `weights` gave them, on the device of `logits`."""
-        return loss_parts(logits, labels, self.label_smoothing, class_weights)

@@ -6,10 +6,15 @@ from groundup.basis.files import write_text
 from groundup.recipe import Recipe
 from groundup.runs.folder import RunFolder
 
+_OWN = """
+The network or the data named above was handed in from Python in place of the recipe's, and has to be again.
+"""
+
 
 def write_card(folder: RunFolder, recipe: Recipe, summary: dict[str, Any]) -> None:
     """Write the card of a finished run."""
     low, high = summary["top1_interval"]
+    data = summary["own"].get("data", recipe.data.source)
     notes = "".join(f"- {note}\n" for note in summary["notes"])
     write_text(
         folder.card,
@@ -21,8 +26,8 @@ Trained from scratch with [groundup](https://pypi.org/project/groundup/) {summar
 
 | | |
 |---|---|
-| network | {recipe.model.name}, {summary["parameters"]:,} parameters |
-| data | {recipe.data.source}, {summary["train_images"]:,} training images, {summary["classes"]} classes |
+| network | {summary["own"].get("model", recipe.model.name)}, {summary["parameters"]:,} parameters |
+| data | {data}, {summary["train_images"]:,} training images, {summary["classes"]} classes |
 | top-1 | {summary["top1"]:.2%} (95% interval {low:.2%} to {high:.2%}) on {summary["images"]:,} {summary["reported_on"]} images |
 | top-5 | {summary["top5"]:.2%} |
 | selected on | {summary["selected_on"]} |
@@ -51,5 +56,5 @@ print(classifier.predict("photo.png"))
 ```
 groundup train recipe.yaml
 ```
-""",
+{_OWN if summary["own"] else ""}""",
     )

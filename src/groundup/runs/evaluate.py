@@ -36,6 +36,11 @@ def evaluate(
         raise UsageError(f"--tta {tta}: unknown; allowed: {', '.join(TTA)}")
     recipe = folder.recipe()
     stop = stop or StopRequest()
+    if split == "test" and folder.summary() is None:
+        raise UsageError(
+            f"run {str(run)!r}: is not finished, and the test split is read once, at the end",
+            hint=f"`groundup resume {run}` finishes it; --split validation can be read at any time",
+        )
     classifier = load(run, model)
     splits = data or open_data(recipe, stop)
     _require_same_data(folder, splits)

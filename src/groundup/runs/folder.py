@@ -7,6 +7,8 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -82,9 +84,44 @@ class RunFolder:
         head = f"# The complete recipe of this run; `groundup train` on this file is the same run again. groundup {__version__}\n"
         write_text(self.recipe_file, head + to_yaml(recipe))
 
-    def write_environment(self, engine: Engine) -> None:
-        """Versions, hardware and engine, for whoever wants to repeat the run."""
-        write_json(self.environment_file, {"format": FORMAT_VERSION, **environment(), "engine": engine.to_dict()})
+    def write_environment(self, engine: Engine, own: Mapping[str, str]) -> None:
+        """Versions, hardware and engine, for whoever wants to repeat the run. The machine it started on stays on top; one that
+        differs from the last is added to `resumed_on`. `own`: what was handed in from Python in place of the recipe's."""
+        here = {**environment(engine), "engine": engine.to_dict()}
+        if not self.environment_file.exists():
+            handed_in = {"own": dict(own)} if own else {}
+            write_json(self.environment_file, {"format": FORMAT_VERSION, **here, **handed_in, "resumed_on": []})
+            return
+        known = json.loads(self.environment_file.read_text())
+        last = known["resumed_on"][-1] if known["resumed_on"] else {key: known[key] for key in here}
+        if last != here:
+            known["resumed_on"].append(here)
+            write_json(self.environment_file, known)
+
+    def machines(self) -> list[str]:
+        """The names of the hardware that the run was trained on, in order, each once."""
+        known = json.loads(self.environment_file.read_text())
+        return list(dict.fromkeys(part["gpu"] or part["cpu"] for part in (known, *known["resumed_on"])))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else trains into the folder while inside. UsageError if somebody does; a killed process holds nothing."""
+        from filelock import FileLock, Timeout
+
+        # Beside the run and not in it: the folder holds what a person is meant to find.
+        lock = FileLock(self.path.parent / f".{self.path.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(
+                f"run {str(self.path)!r}: another process is training it", hint="wait for it, or stop it first"
+            ) from None
+        try:
+            yield
+        finally:
+            # Removed while it is still held: whoever opened it before is refused, whoever comes later makes a new one.
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
 
 def create_run_folder(recipe: Recipe, wanted: Path | None) -> RunFolder:
@@ -142,11 +179,11 @@ def without_home(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": data})
 
 
-def environment() -> dict[str, Any]:
-    """Versions and hardware of this machine, without anything that names it."""
+def environment(engine: Engine | None = None) -> dict[str, Any]:
+    """Versions and hardware of this machine, without anything that names it. `gpu`: the engine's, null if it uses none."""
     import torch
 
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    gpu = engine.hardware() if engine else torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "groundup": __version__,
         "commit": _commit(),

@@ -75,11 +75,20 @@ def chosen_checkpoint(folder: RunFolder, recipe: Recipe) -> Path:
             f"{folder.path}: no checkpoint `{link.name}` yet", hint=f"`groundup resume {folder.path}` goes on"
         )
     folder_of_weights = link.resolve()
-    _require_undamaged(folder_of_weights)
+    _require_undamaged(folder_of_weights, folder.path)
     return folder_of_weights
 
 
-def _require_undamaged(checkpoint: Path) -> None:
+def reported_weights_are_whole(folder: RunFolder) -> bool:
+    """Whether the weights that a finished run reports are there and undamaged."""
+    try:
+        chosen_checkpoint(folder, folder.recipe())
+    except CheckpointError:
+        return False
+    return True
+
+
+def _require_undamaged(checkpoint: Path, run: Path) -> None:
     weights = checkpoint / "model.safetensors"
     try:
         whole = json.loads((checkpoint / "checksums.json").read_text())[weights.name] == sha256(weights)
@@ -88,7 +97,7 @@ def _require_undamaged(checkpoint: Path) -> None:
     if not whole:
         raise CheckpointError(
             f"{weights}: damaged: it does not match its checksum",
-            hint="restore it from a copy, or train again: `groundup train` on the recipe.yaml of the run",
+            hint=f"`groundup resume {run}` makes it again from the checkpoint before it",
         )
 
 

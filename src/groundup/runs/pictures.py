@@ -1,5 +1,6 @@
 """The pictures of a run: what the network sees after augmentation, and the training curves."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,11 @@ from groundup.training.loop import batch_of
 _SAMPLES = 32
 
 
-def draw_samples(path: Path, job: Job, classes: list[str]) -> None:
-    """The first images of the first step: each as it is in the data, and as the network gets it."""
+def draw_samples(path: Path, job: Job, classes: list[str]) -> list[str]:
+    """The first images of the first step: each as it is in the data, and as the network gets it.
+
+    Returns the names of the operations that changed none of them: a setting that does nothing should be said to do nothing.
+    """
     indices, batch = batch_of(job, 0)
     live = job.live.at(0)
     part = slice(0, min(_SAMPLES, len(indices)))
@@ -26,6 +30,7 @@ def draw_samples(path: Path, job: Job, classes: list[str]) -> None:
     seen = augment.normalize(augment.apply(live.policy, originals, drawn, part), job.mean, job.std, live.resolution)
     titles = [classes[label] for label in labels.tolist()]
     image_grid(_bytes(_denormalized(seen, job)), titles, path, originals=_bytes(originals))
+    return augment.without_effect(live.policy, originals, replace(batch, indices=indices[part]))
 
 
 def _denormalized(images: torch.Tensor, job: Job) -> torch.Tensor:

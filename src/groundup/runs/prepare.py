@@ -1,16 +1,17 @@
 """From a recipe to everything that training and evaluation need: data, network, optimizer, job, state."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from groundup import augment
 from groundup.basis.duration import Clock
+from groundup.basis.errors import GroundupError
 from groundup.basis.interruption import StopRequest
+from groundup.basis.seeding import permutation
 from groundup.data import MemoryLoader, Splits, load_splits
 from groundup.evaluation import TTA, collect_logits, nll, top_k
 from groundup.models import build_model, forward_flops
@@ -29,7 +30,7 @@ from groundup.training import (
 )
 
 # Images that data-dependent initial weights (a whitening stem) may look at.
-_FIRST_LOOK = 5000
+_FIRST_LOOK = 5000 * 32 * 32  # pixels
 
 
 @runtime_checkable
@@ -89,7 +90,9 @@ def build_network(plan: Plan, engine: Engine, own: nn.Module | None = None) -> n
     recipe, splits = plan.recipe, plan.splits
     model = own or build_model(recipe.model, num_classes=len(splits.classes), seed=recipe.seed)
     if isinstance(model, LooksAtImages):
-        shown = np.arange(min(_FIRST_LOOK, len(splits.train)))
+        # Any images, not the first ones: folders are stored class by class.
+        count = max(64, _FIRST_LOOK // splits.image_size**2)
+        shown = permutation(len(splits.train), recipe.seed, "first look")[:count].numpy()
         images = splits.train.subset(shown).to_device("cpu")[0].permute(0, 3, 1, 2)
         model.initialize_from(augment.normalize(images, *constants(recipe)))
     if engine.channels_last:
@@ -130,18 +133,14 @@ def build_job(plan: Plan, engine: Engine, model: nn.Module, check: Callable[[], 
     flops = {size: forward_flops(model, size) for size in plan.live.resolutions()}
     forward: Callable[[Tensor], Tensor] = model
     if engine.compiled:
-        forward = compile_network(model)
         sample = loader.take(plan.order.at(0)[1][: recipe.train.micro_batch])[0]
-        batches = [augment.normalize(sample, mean, std, size) for size in plan.live.resolutions()]
-        for batch in batches:
-            check()
-            check_agreement(model, forward, [batch], engine)
+        shapes = [augment.normalize(sample, mean, std, size) for size in plan.live.resolutions()]
+        engine, forward = _compiled_if_it_agrees(recipe, model, engine, shapes, check)
     job = Job(
         seed=recipe.seed,
         clock=plan.clock,
         engine=engine,
         train=recipe.train,
-        loss=recipe.loss,
         schedule=recipe.schedule,
         live=plan.live,
         evaluation=recipe.evaluate,
@@ -159,6 +158,23 @@ def build_job(plan: Plan, engine: Engine, model: nn.Module, check: Callable[[], 
     )
     scaler = torch.amp.GradScaler(device.type, enabled=engine.precision == "fp16")
     return job, TrainingState(model=model, optimizer=optimizer, scaler=scaler, sums=Sums.zeros(device))
+
+
+def _compiled_if_it_agrees(
+    recipe: Recipe, model: nn.Module, engine: Engine, shapes: list[Tensor], check: Callable[[], None]
+) -> tuple[Engine, Callable[[Tensor], Tensor]]:
+    """The compiled network, compared with the eager one on a batch per input size. Where the recipe left it to us to compile, a
+    difference means to go on eager and to say why; where it asked for it, GroundupError."""
+    compiled = compile_network(model)
+    try:
+        for images in shapes:
+            check()
+            check_agreement(model, compiled, [images], engine)
+    except GroundupError as error:
+        if recipe.train.compile == "always":
+            raise
+        return replace(engine, compiled=False, why=f"eager: {error.message}"), model
+    return engine, compiled
 
 
 def _validation(

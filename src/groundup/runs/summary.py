@@ -6,7 +6,7 @@ from groundup.basis.interruption import StopRequest
 from groundup.data import MemoryLoader
 from groundup.evaluation import Evaluation
 from groundup.models import count_parameters, forward_flops
-from groundup.runs.folder import RunFolder, environment
+from groundup.runs.folder import RunFolder
 from groundup.runs.load import chosen_checkpoint
 from groundup.runs.prepare import Plan, logits_of
 from groundup.training import Job, TrainingState, load_weights
@@ -15,7 +15,9 @@ from groundup.version import __version__
 FORMAT_VERSION = 1
 
 
-def summarize(folder: RunFolder, plan: Plan, job: Job, state: TrainingState, stop: StopRequest) -> dict[str, Any]:
+def summarize(
+    folder: RunFolder, plan: Plan, job: Job, state: TrainingState, stop: StopRequest, own: dict[str, str]
+) -> dict[str, Any]:
     """Evaluate the reported weights on the test split. `Interrupted` leaves the run resumable: only this is still to do."""
     recipe, splits = plan.recipe, plan.splits
     assert splits.test is not None
@@ -23,7 +25,6 @@ def summarize(folder: RunFolder, plan: Plan, job: Job, state: TrainingState, sto
     loader = MemoryLoader(splits.test, job.engine.torch_device)
     logits, labels = logits_of(state.model, loader, recipe, job.engine, stop.check)
     result = Evaluation.of(logits, labels, splits.classes, split="test")
-    machine = environment()
     chosen_step = state.step if recipe.evaluate.model == "last" else int((state.best or {})["step"])
     return {
         "format": FORMAT_VERSION,
@@ -48,7 +49,7 @@ def summarize(folder: RunFolder, plan: Plan, job: Job, state: TrainingState, sto
         "seconds": round(state.seconds, 3),
         "images_per_second": round(state.images / state.seconds, 2) if state.seconds else None,
         "device": job.engine.device,
-        "hardware": machine["gpu"] if job.engine.torch_device.type == "cuda" else machine["cpu"],
+        "hardware": ", then ".join(folder.machines()),
         "threads": job.engine.threads,
         "precision": job.engine.precision,
         "compiled": job.engine.compiled,
@@ -57,6 +58,7 @@ def summarize(folder: RunFolder, plan: Plan, job: Job, state: TrainingState, sto
         "train_images": len(splits.train),
         "skipped_updates": state.skipped_updates,
         "bad_images": len(splits.skipped),
+        "own": own,
         "notes": splits.notes,
     }
 

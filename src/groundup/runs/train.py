@@ -1,6 +1,5 @@
 """Training a recipe into a run folder, and going on with one: the same path, from data to summary."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from torch import nn
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.files import write_json
 from groundup.basis.interruption import Interrupted, StopRequest
+from groundup.basis.machine import usable_cores
 from groundup.data import Splits
-from groundup.recipe import Recipe, load_recipe
+from groundup.recipe import Recipe, load_recipe, validate
 from groundup.runs.card import write_card
 from groundup.runs.folder import RunFolder, create_run_folder, discard_if_unused, open_run_folder, without_home
-from groundup.runs.load import describe_classifier
+from groundup.runs.load import describe_classifier, reported_weights_are_whole
 from groundup.runs.pictures import draw_curves, draw_samples
 from groundup.runs.prepare import Plan, build_job, build_network, make_plan, open_data, with_measured_constants
 from groundup.runs.summary import summarize
@@ -39,6 +39,11 @@ class Own:
 
     model: nn.Module | None = None
     splits: Splits | None = None
+
+    def names(self) -> dict[str, str]:
+        """What was handed in, for the record: a run must not be described by a recipe that was not followed."""
+        given = {} if self.model is None else {"model": type(self.model).__name__}
+        return given if self.splits is None else {**given, "data": "handed in from Python"}
 
 
 def train(
@@ -71,16 +76,17 @@ def train(
 def resume(
     run: Path | str, *, model: nn.Module | None = None, data: Splits | None = None, max_seconds: float | None = None
 ) -> Run:
-    """Go on with a run exactly where its last whole checkpoint was taken. A finished run is returned as it is."""
+    """Go on with a run exactly where its last whole checkpoint was taken. A finished run is returned as it is, unless the
+    weights that it reports are damaged: then the steps since the checkpoint before them are made again."""
     folder = open_run_folder(run)
-    if summary := folder.summary():
+    if (summary := folder.summary()) and reported_weights_are_whole(folder):
         return Run(folder.path, summary)
     return _carry_out(folder, Own(model, data), StopRequest(max_seconds))
 
 
 def _carry_out(folder: RunFolder, own: Own, stop: StopRequest) -> Run:
     terminal = TerminalTracker()
-    with stop.listening():
+    with stop.listening(), folder.locked():
         try:
             return _prepare_and_train(folder, own, stop, terminal)
         except Interrupted as stopped:
@@ -130,7 +136,7 @@ def _train_with(
 ) -> Run:
     recipe = plan.recipe
     engine.activate()
-    folder.write_environment(engine)
+    folder.write_environment(engine, own.names())
     write_json(folder.classifier_file, describe_classifier(recipe, plan.splits))
     model = build_network(plan, engine, own.model)
     job, state = build_job(plan, engine, model, stop.check)
@@ -138,9 +144,11 @@ def _train_with(
         load_checkpoint(checkpoint, state)
     metrics = MetricsFile(folder.metrics_file)
     metrics.cut_back(state.evaluated_at)  # the line of the checkpoint's own step may be still to come
-    trackers = Trackers([terminal, metrics, *_optional(folder, recipe, state.step if checkpoint else None)])
+    optional = _optional(folder, recipe, state.step if checkpoint else None)
+    trackers = Trackers([terminal, *optional], essential=[metrics])
     if not folder.samples_picture.exists():
-        draw_samples(folder.samples_picture, job, plan.splits.classes)
+        for name in draw_samples(folder.samples_picture, job, plan.splits.classes):
+            terminal.message(f"augment.policy: {name} changed none of the first images")
     trackers.start(
         {"name": recipe.name, "total_steps": plan.clock.total_steps, "step": state.step, "epochs": recipe.train.epochs}
     )
@@ -152,7 +160,7 @@ def _train_with(
     finally:
         trackers.close()
         _draw_curves(folder, recipe, terminal)
-    summary = summarize(folder, plan, job, state, stop)
+    summary = summarize(folder, plan, job, state, stop, own.names())
     write_card(folder, recipe, summary)
     write_json(folder.summary_file, summary)
     return Run(folder.path, summary)
@@ -194,14 +202,16 @@ def _same_engine(saved: Engine, chosen: Engine, terminal: Tracker) -> Engine:
             f"the run was started on {saved.device}; this machine has {chosen.device}: it goes on, but not bit for bit"
         )
         return chosen
-    if saved.threads > (os.cpu_count() or 1):
-        terminal.message(f"the run was started with {saved.threads} threads; this machine has {os.cpu_count()} cores")
+    if saved.threads > usable_cores():
+        terminal.message(f"the run was started with {saved.threads} threads; here it may use {usable_cores()} cores")
     return saved
 
 
 def _refuse_changes(folder: RunFolder, recipe: Recipe, saved: dict[str, Any]) -> None:
     now = recipe.model_dump(mode="json", by_alias=True)
-    changes = [f"{key}: was {was!r}, is {now_is!r}" for key, was, now_is in _differences(saved, now)]
+    # Read again first: keys that are newer than the checkpoint take their defaults.
+    then = validate(saved).model_dump(mode="json", by_alias=True)
+    changes = [f"{key}: was {was!r}, is {now_is!r}" for key, was, now_is in _differences(then, now)]
     if changes:
         raise UsageError(
             f"{folder.recipe_file}: the recipe has changed since the checkpoint: {'; '.join(changes)}",

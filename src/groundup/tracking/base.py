@@ -52,11 +52,19 @@ class Tracker:
 class Trackers(Tracker):
     """Tells each of its members everything. A member that raises is reported once and dropped: the run goes on.
 
+    `essential` members come first, and what they raise ends the run: metrics.jsonl must not lose a line.
     `report` receives the one line that says so; by default it is printed to standard error.
     """
 
-    def __init__(self, members: Iterable[Tracker], report: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        members: Iterable[Tracker],
+        report: Callable[[str], None] | None = None,
+        *,
+        essential: Iterable[Tracker] = (),
+    ) -> None:
         self.members = list(members)
+        self.essential = list(essential)
         self._report = report or _print_to_stderr
 
     def start(self, info: Record) -> None:
@@ -78,6 +86,8 @@ class Trackers(Tracker):
         self._tell(lambda member: member.close())
 
     def _tell(self, call: Callable[[Tracker], None]) -> None:
+        for member in self.essential:
+            call(member)
         failed: list[str] = []
         for member in list(self.members):
             try:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from groundup.basis.errors import UsageError
+from groundup.basis.machine import usable_cores
 from groundup.training.settings import TrainSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -49,11 +50,23 @@ class Engine:
         """Set the process-wide switches that belong to this engine."""
         torch.set_num_threads(self.threads)
         if self.torch_device.type == "cuda":
+            torch.cuda.set_device(self.torch_device)
             torch.use_deterministic_algorithms(self.deterministic)
             torch.backends.cudnn.benchmark = not self.deterministic
             if self.deterministic:
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for
             torch.set_float32_matmul_precision("high")
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.torch_device.type == "cuda":
+            torch.cuda.synchronize(self.torch_device)
+        elif self.torch_device.type == "mps":
+            torch.mps.synchronize()
+
+    def hardware(self) -> str | None:
+        """The name of the GPU, None on a CPU (see `environment`) and on MPS."""
+        return torch.cuda.get_device_name(self.torch_device) if self.torch_device.type == "cuda" else None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,10 +77,15 @@ def choose_engine(settings: TrainSettings, total_steps: int) -> Engine:
     device = _device(settings.device)
     precision, why_precision = _precision(settings.precision, device)
     compiled, why_compile = _compile(settings.compile, device, total_steps)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     why = f"{precision}: {why_precision}; {'compiled' if compiled else 'eager'}: {why_compile}"
     return Engine(
-        str(device), settings.threads or cores, precision, compiled, settings.channels_last, why, settings.deterministic
+        str(device),
+        settings.threads or usable_cores(),
+        precision,
+        compiled,
+        settings.channels_last,
+        why,
+        settings.deterministic,
     )
 
 

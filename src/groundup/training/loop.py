@@ -20,11 +20,11 @@ from groundup.basis.errors import GroundupError
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.basis.seeding import seed_from
 from groundup.data import MemoryLoader
-from groundup.optim import LossSettings, Schedule, apply_rates, loss_parts
+from groundup.optim import Schedule, apply_rates, loss_parts
 from groundup.tracking import Trackers
 from groundup.training.checkpoint import CheckpointStore
 from groundup.training.engine import Engine
-from groundup.training.live import LiveSchedule, LiveValues
+from groundup.training.live import LiveSchedule
 from groundup.training.order import SampleOrder
 from groundup.training.settings import CheckpointSettings, EvaluateSettings, TrainSettings
 from groundup.training.state import TrainingState
@@ -49,7 +49,6 @@ class Job:
     clock: Clock
     engine: Engine
     train: TrainSettings
-    loss: LossSettings
     schedule: Schedule
     live: LiveSchedule
     evaluation: EvaluateSettings
@@ -81,7 +80,8 @@ def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trac
             if job.is_due(evaluate_every, state.step) and state.evaluated_at != state.step:
                 settle(job, state, watch)
                 trackers.evaluation(evaluation_record(job, state))
-            if job.is_due(save_every, state.step) and saved != (state.step, state.evaluated_at):
+            due = job.is_due(save_every, state.step) or is_new_best(job, state)
+            if due and saved != (state.step, state.evaluated_at):
                 settle(job, state, watch)
                 save(job, state, store)
                 saved = (state.step, state.evaluated_at)
@@ -98,11 +98,15 @@ def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trac
         raise
 
 
+def is_new_best(job: Job, state: TrainingState) -> bool:
+    """Whether these weights are the ones that a run which reports its best would report: they have to be kept."""
+    return job.evaluation.model == "best" and state.best is not None and state.best["step"] == state.step
+
+
 def settle(job: Job, state: TrainingState, watch: "LossWatch") -> None:
     """Wait until the device has done what it was given, count that time as training, and read the last loss."""
     started = time.perf_counter()
-    if job.engine.torch_device.type == "cuda":
-        torch.cuda.synchronize(job.engine.torch_device)
+    job.engine.synchronize()
     state.seconds += time.perf_counter() - started
     watch.catch_up()
 
@@ -177,7 +181,8 @@ def batch_of(job: Job, step: int) -> tuple[Tensor, augment.Batch]:
     """The images of update number `step`, as int64 indices on the device, and what augmentation may know of them."""
     device = job.engine.torch_device
     epoch, indices = job.order.at(step)
-    indices = indices.to(device, non_blocking=True)
+    # Elsewhere than on CUDA a copy that nobody waits for may be read before it has arrived.
+    indices = indices.to(device, non_blocking=device.type == "cuda")
     return indices, augment.Batch(indices, epoch, job.seed, job.image_size, job.mean, device)
 
 
@@ -250,36 +255,60 @@ class LossWatch:
     def __init__(self, job: Job, trackers: Trackers) -> None:
         self._job = job
         self._trackers = trackers
-        self._pending: tuple[dict[str, Any], Tensor] | None = None
+        self._pending: Pending | None = None
+        self._last: tuple[float, int] | None = None
 
     def saw(self, state: TrainingState, loss: Tensor) -> None:
-        """Take note of the loss of the step just made."""
+        """Take note of the loss of the step just made, and of the accuracy since the last line of metrics.jsonl."""
         if state.step % self._job.step_every:
             return
         self.catch_up()
-        rates, live = self._rates(state.step - 1)
+        last = state.step - 1
         record = {
             "step": state.step,
             "epoch": self._job.clock.epoch(state.step),
-            "lr": rates,
-            "resolution": live.resolution,
-            "images_per_second": state.images / state.seconds if state.seconds else 0.0,
+            "lr": self._job.schedule.at(last, self._job.clock).lr,
+            "resolution": self._job.live.at(last).resolution,
+            **self._speed(state),
         }
-        # The copy starts now and is read at the next turn, when the device has long finished it.
-        self._pending = (record, loss.detach().to("cpu", non_blocking=True))
+        self._pending = Pending.of(record, torch.stack([loss.detach().to(state.sums.values), *state.sums.values[2:4]]))
 
-    def _rates(self, step: int) -> tuple[float, LiveValues]:
-        return self._job.schedule.at(step, self._job.clock).lr, self._job.live.at(step)
+    def _speed(self, state: TrainingState) -> dict[str, float]:
+        now, before = (time.perf_counter(), state.images), self._last
+        self._last = now
+        return {"images_per_second": (now[1] - before[1]) / (now[0] - before[0])} if before else {}
 
     def catch_up(self) -> None:
         """Report what is pending. `NonFiniteLoss` says where the run diverged."""
         if self._pending is None:
             return
-        (record, loss), self._pending = self._pending, None
-        value = float(loss)
-        if not math.isfinite(value):
+        (record, (loss, correct, images)), self._pending = self._pending.read(), None
+        if not math.isfinite(loss):
             raise NonFiniteLoss(
-                f"the loss is {value} at step {record['step']} (epoch {record['epoch']:.2f}, learning rate {record['lr']:.4g})",
+                f"the loss is {loss} at step {record['step']} (epoch {record['epoch']:.2f}, learning rate {record['lr']:.4g})",
                 hint=_CALM,
             )
-        self._trackers.step({**record, "loss": value})
+        self._trackers.step({**record, "loss": loss, "top1": correct / images})
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Numbers on their way from the device to the host, and the record that they belong to."""
+
+    record: dict[str, Any]
+    numbers: Tensor
+    arrived: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, record: dict[str, Any], numbers: Tensor) -> "Pending":
+        if numbers.device.type != "cuda":
+            return cls(record, numbers.cpu(), None)
+        copied, arrived = numbers.to("cpu", non_blocking=True), torch.cuda.Event()
+        arrived.record()
+        return cls(record, copied, arrived)
+
+    def read(self) -> tuple[dict[str, Any], list[float]]:
+        """The record and its numbers. By now the device has long sent them; if not, this waits."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.record, self.numbers.tolist()

@@ -1,6 +1,6 @@
 """Everything the loop has to remember: what a checkpoint holds, and nothing that follows from (recipe, seed, step)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,9 +55,8 @@ class TrainingState:
     skipped_updates: int = 0
     evaluated_at: int = -1
     best: dict[str, float] | None = None
-    notes: list[str] = field(default_factory=list)
 
-    _NUMBERS = ("step", "seconds", "images", "flops", "skipped_updates", "evaluated_at", "best", "notes")
+    _NUMBERS = ("step", "seconds", "images", "flops", "skipped_updates", "evaluated_at", "best")
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the weights, as tensors and plain values that `torch.load(weights_only=True)` accepts."""

@@ -1,0 +1,138 @@
+"""What a run says of itself is what happened, also after damage, beside another process, and with parts of one's own."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import groundup
+from groundup.basis.errors import CheckpointError, GroundupError, UsageError
+from groundup.basis.files import sha256
+from groundup.basis.interruption import StopRequest
+from groundup.data import ImageSet, Splits
+from groundup.recipe import load_recipe
+from groundup.runs import prepare
+from groundup.runs.evaluate import evaluate
+from groundup.runs.folder import open_run_folder
+from groundup.runs.train import Run
+from groundup.tracking import MetricsFile, Trackers, read
+from groundup.training import Engine
+
+
+class Small(nn.Module):
+    """A network of one's own for the digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(images.mean((2, 3)))
+
+
+def test_the_best_weights_are_kept_though_checkpoints_are_rarer_than_evaluations(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    overrides = [*tiny, "train.epochs=4", "evaluate={every: 1step, model: best}", "checkpoint.every=5step"]
+    run = groundup.train("digits", overrides, run=tmp_path / "run")
+    lines = read(run.folder / "metrics.jsonl")
+    best = max(lines, key=lambda line: (line["validation_top1"], -line["step"]))
+    assert run.summary["selected_on"] == f"validation: step {best['step']}"
+    assert (run.folder / "checkpoints" / "best").resolve().name == f"step-{best['step']:07d}"
+    assert evaluate(run.folder, split="validation").top1 == pytest.approx(best["validation_top1"])
+
+
+def test_two_processes_do_not_train_one_run(finished: Run) -> None:
+    folder = open_run_folder(finished.folder)
+    with folder.locked(), pytest.raises(UsageError, match="another process is training it"), folder.locked():
+        pass
+    with folder.locked():
+        pass
+    assert not list(finished.folder.parent.glob(".*.lock"))
+
+
+def test_a_checkpoint_from_before_a_recipe_key_existed_goes_on(copied: Path) -> None:
+    (copied / "summary.json").unlink()
+    state = copied / "checkpoints" / "last" / "state.pt"
+    saved = torch.load(state, weights_only=True)
+    del saved["recipe"]["train"]["deterministic"]
+    torch.save(saved, state)
+    sums = state.parent / "checksums.json"
+    sums.write_text(json.dumps({**json.loads(sums.read_text()), "state.pt": sha256(state)}))
+    assert groundup.resume(copied).summary["steps"] == 6
+
+
+def test_damaged_final_weights_are_made_again_by_a_resume(copied: Path, finished: Run) -> None:
+    weights = copied / "checkpoints" / "last" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-8] + b"damaged!")
+    with pytest.raises(CheckpointError, match="resume"):
+        groundup.load(copied)
+    assert groundup.resume(copied).summary["top1"] == finished.summary["top1"]
+    assert weights.read_bytes() == whole
+
+
+def test_the_test_split_of_an_unfinished_run_is_not_read(copied: Path) -> None:
+    (copied / "summary.json").unlink()
+    with pytest.raises(UsageError, match="not finished"):
+        evaluate(copied)
+    assert evaluate(copied, split="validation").images == 50
+
+
+def test_a_network_of_ones_own_is_named_in_summary_environment_and_card(tiny: list[str], tmp_path: Path) -> None:
+    run = groundup.train("digits", [*tiny, "train.epochs=1"], run=tmp_path / "run", model=Small())
+    assert run.summary["own"] == {"model": "Small"}
+    assert json.loads((run.folder / "environment.json").read_text())["own"] == {"model": "Small"}
+    card = (run.folder / "README.md").read_text()
+    assert "| network | Small," in card
+    assert "handed in from Python" in card
+
+
+def test_a_machine_that_the_run_went_on_with_is_added_and_the_first_one_stays(copied: Path) -> None:
+    (copied / "summary.json").unlink()
+    path = copied / "environment.json"
+    first = {**json.loads(path.read_text()), "cpu": "Another CPU"}
+    path.write_text(json.dumps(first))
+    summary = groundup.resume(copied).summary
+    written = json.loads(path.read_text())
+    assert written["cpu"] == "Another CPU"
+    assert len(written["resumed_on"]) == 1
+    assert summary["hardware"].startswith("Another CPU, then ")
+
+
+def test_a_line_that_cannot_be_written_ends_the_run_before_it_is_forgotten(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "folder" / "metrics.jsonl")
+    (tmp_path / "folder").write_text("in the way")
+    with pytest.raises(OSError):
+        Trackers([], essential=[metrics]).evaluation({"step": 1})
+
+
+def test_a_compiled_network_that_disagrees_is_not_used_unless_it_was_asked_for(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = load_recipe("digits", tiny)
+    splits = prepare.open_data(chosen, StopRequest())
+    recipe = prepare.with_measured_constants(chosen, splits)
+    plan = prepare.make_plan(recipe, splits)
+    engine = Engine("cpu", 1, "fp32", True, True, "compiled")
+    network = prepare.build_network(plan, engine)
+    monkeypatch.setattr(prepare, "compile_network", lambda model: lambda images: 2 * model(images))
+    job, _ = prepare.build_job(plan, engine, network, lambda: None)
+    assert not job.engine.compiled
+    assert "differs from the eager one" in job.engine.why
+    assert job.forward is network
+    always = recipe.train.model_copy(update={"compile": "always"})
+    asked = prepare.make_plan(recipe.model_copy(update={"train": always}), splits)
+    with pytest.raises(GroundupError, match="differs from the eager one"):
+        prepare.build_job(asked, engine, network, lambda: None)
+
+
+def test_an_operation_that_changes_nothing_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    grey = ImageSet.whole(np.full((100, 12, 12, 3), 100, np.uint8), np.arange(100) % 2)
+    splits = Splits(grey, None, grey, ["a", "b"], 12, fingerprint="own")
+    overrides = ["model.width=8", "train={epochs: 1, batch_size: 50, threads: 1}", "augment.policy=[{name: flip}]"]
+    groundup.train("digits", overrides, run=tmp_path / "run", data=splits)
+    assert "flip changed none of the first images" in capfd.readouterr().err
