@@ -14,14 +14,14 @@ from groundup.tracking import read
 pytestmark = pytest.mark.slow
 
 
-def test_digits_ends_at_98_percent(commands: Any) -> None:
-    assert json.loads(commands.run("train", "digits", "--run", "run", "--json"))["top1"] >= 0.98
+def test_digits_ends_at_98_percent(groundup: Any) -> None:
+    assert json.loads(groundup.run("train", "digits", "--run", "run", "--json"))["top1"] >= 0.98
 
 
-def test_cifar100_speed_learns_from_real_images_in_less_than_3_gb(commands: Any, datasets_folder: Path) -> None:
+def test_cifar100_speed_learns_from_real_images_in_less_than_3_gb(groundup: Any, datasets_folder: Path) -> None:
     """All 60,000 images; the whole batch at every resolution; a twelfth of the recipe's length."""
     source = f"data.source=parquet:{datasets_folder / 'cifar100'}"
-    process = commands.start(
+    process = groundup.start(
         "train", "cifar100-speed", source, "train.epochs=0.6", "evaluate.every=0.6ep", "--run", "run", "--json"
     )
     peak = 0
@@ -30,11 +30,11 @@ def test_cifar100_speed_learns_from_real_images_in_less_than_3_gb(commands: Any,
         with contextlib.suppress(psutil.NoSuchProcess):
             peak = max(peak, watched.memory_info().rss)
         time.sleep(0.2)
-    assert process.returncode == 0, commands.said()
+    assert process.returncode == 0, groundup.said()
     summary = json.loads(process.stdout.read())
     assert summary["train_images"] == 50_000
     assert summary["images"] == 10_000
     assert peak < 3e9, f"{peak / 1e9:.2f} GB"
-    losses = [line["train_loss"] for line in read(commands.folder / "run" / "metrics.jsonl")]
+    losses = [line["train_loss"] for line in read(groundup.folder / "run" / "metrics.jsonl")]
     assert losses[-1] < 4.6  # ln(100) is 4.605; label smoothing raises what can be reached
     assert summary["top1"] > 0.03
