@@ -22,7 +22,7 @@ def test_cifar100_speed_learns_from_real_images_in_less_than_3_gb(groundup: Any,
     """All 60,000 images; the whole batch at every resolution; a twelfth of the recipe's length."""
     source = f"data.source=parquet:{datasets_folder / 'cifar100'}"
     process = groundup.start(
-        "train", "cifar100-speed", source, "train.epochs=0.6", "evaluate.every=0.6ep", "--run", "run", "--json"
+        "train", "cifar100-speed", source, "train.epochs=0.6", "evaluate.every=0.2ep", "--run", "run", "--json"
     )
     peak = 0
     watched = psutil.Process(process.pid)
@@ -36,5 +36,6 @@ def test_cifar100_speed_learns_from_real_images_in_less_than_3_gb(groundup: Any,
     assert summary["images"] == 10_000
     assert peak < 3e9, f"{peak / 1e9:.2f} GB"
     losses = [line["train_loss"] for line in read(groundup.folder / "run" / "metrics.jsonl")]
-    assert losses[-1] < 4.6  # ln(100) is 4.605; label smoothing raises what can be reached
-    assert summary["top1"] > 0.03
+    assert losses == sorted(losses, reverse=True)
+    assert len(losses) == 3
+    assert summary["top1"] > 0.03  # three times chance
