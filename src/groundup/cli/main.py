@@ -203,8 +203,8 @@ def main() -> None:
     """Run the command line. Exit status: 0 done, 1 error of the run, 2 mistake of the caller, 130/143 interrupted, resumable."""
     if os.name == "nt":
         sys.exit("groundup runs on Linux and macOS; on Windows use it inside WSL 2")
-    # libgomp's threads spin for milliseconds while they wait, which stalls a run beside other work by a factor of 5 to 20; some
-    # microseconds are enough for short parallel regions (docs/log.md has the figures).
+    # libgomp's threads spin for milliseconds while they wait, which stalls whatever shares the cores; some microseconds are
+    # enough for short parallel regions (docs/log.md has the figures, and what they do not show).
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         app(prog_name="groundup")
