@@ -28,9 +28,11 @@ train: setup ## train the embedded digits recipe
 	$(BIN)/groundup train digits
 
 test: check ## the whole suite but the slow tests
+	@mkdir -p .cache # pytest makes the last folder of --basetemp only
 	$(BIN)/python -m pytest --basetemp=.cache/pytest
 
 test-slow: setup ## the slow tests: kill tests, memory, real CIFAR-100
+	@mkdir -p .cache
 	$(BIN)/python -m pytest -m slow --timeout 7200 --basetemp=.cache/pytest
 
 check: setup ## ruff and mypy
