@@ -5,12 +5,16 @@ however the batch is split over processes or micro-batches) and a generator seed
 `apply` is a pure function of images and parameters.
 """
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
+
+from groundup.basis.settings import Settings
 
 Parameters = Mapping[str, Tensor]
 
@@ -49,3 +53,41 @@ class Operation(Protocol):
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         """The augmented images. uint8 (B, 3, S, S) in and out, same size; never in place."""
         ...
+
+
+class RandomOperation(Settings):
+    """Base of operations that act on each image with probability `p`, and leave the others as they are."""
+
+    p: float = Field(1.0, gt=0, le=1, description="Probability that an image is changed, above 0.")
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> Parameters:
+        """See `Operation`; the key `chosen`, bool (B,), says which images are changed."""
+        chosen = torch.rand(len(batch), generator=generator, device=batch.device) < self.p
+        return {"chosen": chosen, **self.draw_parameters(batch, generator)}
+
+    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        """See `Operation`."""
+        return on_chosen(images, parameters["chosen"], parameters, self.transform)
+
+    @abstractmethod
+    def draw_parameters(self, batch: Batch, generator: torch.Generator) -> Parameters:
+        """Parameters of every image, drawn whether it is chosen or not."""
+
+    @abstractmethod
+    def transform(self, images: Tensor, parameters: Parameters) -> Tensor:
+        """Change every one of `images`, uint8 (B, 3, S, S); never in place."""
+
+
+def on_chosen(
+    images: Tensor, chosen: Tensor, parameters: Parameters, transform: Callable[[Tensor, Parameters], Tensor]
+) -> Tensor:
+    """`transform` where `chosen`, bool (B,), is true. A CPU computes only those; a GPU all, since to count them is to wait."""
+    if images.device.type != "cpu":
+        return torch.where(chosen[:, None, None, None], transform(images, parameters), images)
+    places = chosen.nonzero().flatten()
+    if len(places) == len(images):
+        return transform(images, parameters)
+    if len(places) == 0:
+        return images
+    changed = transform(images[places], {key: value[places] for key, value in parameters.items()})
+    return images.index_copy(0, places, changed)
