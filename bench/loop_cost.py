@@ -37,7 +37,7 @@ def bare_loop(job: Job, state: TrainingState, first: int, steps: int) -> None:
     model.train()
     for step in range(first, first + steps):
         start = starts[step % len(starts)]
-        apply_rates(optimizer, job.schedule.at(step, job.clock))
+        apply_rates(optimizer, job.rates.at(step))
         for indices in order[start : start + size].split(most):
             batch = augment.Batch(indices, 0, job.seed, job.image_size, job.mean, device)
             images, labels = job.data.take(indices)

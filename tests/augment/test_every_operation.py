@@ -12,11 +12,39 @@ from torch import Tensor
 from groundup.augment import OPERATIONS, Batch, OperationSettings, apply, augment, draw, without_effect
 from groundup.basis.seeding import generator
 
+# What has to be said: fields without a default.
+REQUIRED: dict[str, dict[str, Any]] = {
+    "one_of": {"operations": [{"name": "cutout"}, {"name": "flip", "p": 1}, {"name": "random_rotation"}]},
+}
 # More than the defaults: settings under which an operation takes another path.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "augmix": [{"all_ops": False, "depth": 2, "width": 1}, {"interpolation": "nearest", "severity": 10, "alpha": 0.2}],
+    "auto_augment": [{"policy": "imagenet"}, {"interpolation": "bilinear"}],
+    "rand_augment": [{"num_ops": 1, "magnitude": 30}, {"num_magnitude_bins": 5, "magnitude": 4}],
+    "trivial_augment_wide": [{"interpolation": "bilinear"}, {"num_magnitude_bins": 2}],
     "flip": [{"alternate": True}, {"p": 0.9}],
     "pad_crop": [{"mode": "reflect", "pad": 2}],
     "cutout": [{"fill": "black", "size": 5}],
+    "coarse_dropout": [{"unit": "px", "side": [2, 5], "holes": [3, 3], "fill": "black"}, {"p": 1, "holes": [1, 62]}],
+    "gaussian_noise": [{"p": 1, "std": [0.5, 0.5]}],
+    "one_of": [
+        {"p": 0.5, "weights": [1, 2, 3]},
+        {"operations": [{"name": "one_of", **REQUIRED["one_of"]}, {"name": "gaussian_noise"}]},
+    ],
+    "random_affine": [{"interpolation": "nearest", "fill": "mean"}, {"fill": "reflect", "shear_y": 20, "p": 0.5}],
+    "random_erasing": [{"value": "noise"}, {"value": "mean", "p": 1}],
+    "random_resized_crop": [{"interpolation": "nearest"}, {"p": 0.5, "scale": [0.3, 0.9], "ratio": [1, 1]}],
+    "random_rotation": [{"fill": "reflect", "degrees": 180}, {"interpolation": "nearest", "p": 0.3}],
+    "shift_scale_rotate": [{"fill": "mean"}, {"interpolation": "nearest", "shift_limit": 1}],
+    "color_jitter": [{"hue": 0.2, "p": 0.8}, {"brightness": 0, "contrast": [0.5, 0.9], "saturation": 0}],
+    "brightness_contrast": [{"brightness_by_max": False}, {"p": 1, "contrast_limit": 0}],
+    "hue_saturation_value": [{"p": 1, "hue_shift_limit": [10, 30]}, {"hue_shift_limit": 0, "sat_shift_limit": 0}],
+    "gaussian_blur": [{"kernel_size": 7, "sigma": 1.5}, {"kernel_size": 31, "p": 1}],
+    "random_grayscale": [{"p": 0.9}],
+    "random_solarize": [{"threshold": 0}, {"threshold": 255}],
+    "random_posterize": [{"bits": 1}, {"bits": 7}],
+    "random_adjust_sharpness": [{"sharpness_factor": 0}],
+    "vertical_flip": [{"p": 0.9}],
 }
 CASES = [(name, changes) for name in OPERATIONS for changes in ({}, *VARIANTS.get(name, []))]
 every_operation = pytest.mark.parametrize(("name", "changes"), CASES, ids=[f"{n}-{c}" for n, c in CASES])
@@ -25,7 +53,7 @@ MakeBatch = Callable[..., Batch]
 
 
 def operation_of(name: str, changes: dict[str, Any]) -> Any:
-    return OPERATIONS[name].model_validate({"name": name, **changes})
+    return OPERATIONS[name].model_validate({"name": name, **REQUIRED.get(name, {}), **changes})
 
 
 def equal(a: list[Any], b: list[Any]) -> bool:
@@ -117,5 +145,5 @@ def test_an_unknown_operation_is_refused_with_all_that_are_known() -> None:
 
 
 def test_every_operation_of_the_family_can_stand_in_a_recipe() -> None:
-    policy = [{"name": name} for name in OPERATIONS]
+    policy = [{"name": name, **REQUIRED.get(name, {})} for name in OPERATIONS]
     assert [type(TypeAdapter(OperationSettings).validate_python(each)) for each in policy] == list(OPERATIONS.values())

@@ -1,6 +1,6 @@
 """PreActResNet-18: where norm and ReLU stand."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,19 @@ from groundup.models.blocks import PreActBlock
 from groundup.models.preact_resnet import PreActResNet
 
 
-def narrow() -> PreActResNet:
+def narrow(**settings: Any) -> PreActResNet:
     torch.manual_seed(0)
-    return cast(PreActResNet, PreActResNetSettings(name="preact_resnet18", width=8).build(10))
+    return cast(PreActResNet, PreActResNetSettings(name="preact_resnet18", width=8, **settings).build(10))
+
+
+def pooled_and_summed(model: PreActResNet) -> tuple[Tensor, Tensor]:
+    """What the classifier takes and what the last block gives, for one batch."""
+    pooled: list[Tensor] = []
+    summed: list[Tensor] = []
+    model.fc.register_forward_pre_hook(lambda _module, inputs: pooled.append(inputs[0]))
+    model.layer4.register_forward_hook(lambda _module, _inputs, output: summed.append(output))
+    model(torch.randn(16, 3, 32, 32))
+    return pooled[0], summed[0]
 
 
 def test_the_stages_halve_the_side_three_times() -> None:
@@ -26,16 +36,21 @@ def test_the_stages_halve_the_side_three_times() -> None:
 
 
 def test_the_last_sum_is_normalised_and_rectified_before_pooling() -> None:
-    model = narrow()
-    pooled: list[Tensor] = []
-    summed: list[Tensor] = []
-    model.fc.register_forward_pre_hook(lambda _module, inputs: pooled.append(inputs[0]))
-    model.layer4.register_forward_hook(lambda _module, _inputs, output: summed.append(output))
-    model(torch.randn(16, 3, 32, 32))
-    last = summed[0]
+    pooled, last = pooled_and_summed(narrow())
     assert (last < 0).any(), "nothing follows the sum inside the last block"
     deviation, mean = torch.std_mean(last, (0, 2, 3), correction=0, keepdim=True)
-    torch.testing.assert_close(pooled[0], ((last - mean) / deviation).relu().mean((2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(pooled, ((last - mean) / deviation).relu().mean((2, 3)), rtol=1e-3, atol=1e-4)
+
+
+def test_without_the_final_norm_the_raw_sums_are_pooled_and_all_other_weights_are_the_same() -> None:
+    bare = narrow(final_norm=False)
+    pooled, last = pooled_and_summed(bare)
+    assert (last < 0).any()
+    torch.testing.assert_close(pooled, last.mean((2, 3)))
+    expected = narrow().state_dict()
+    weights = narrow(final_norm=False).state_dict()
+    assert list(weights) == [key for key in expected if not key.startswith("bn.")]
+    assert all(torch.equal(value, expected[key]) for key, value in weights.items())
 
 
 def silenced(block: nn.Module) -> PreActBlock:

@@ -54,7 +54,9 @@ def test_the_stems_differ_in_the_first_convolution_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stem", "sides"), [("small", (32, 32, 16, 8, 4)), ("imagenet", (16, 8, 4, 2, 1))], ids=["small", "imagenet"]
+    ("stem", "sides"),
+    [("small", (32, 32, 16, 8, 4)), ("imagenet", (16, 8, 4, 2, 1)), ("deep", (16, 8, 4, 2, 1))],
+    ids=["small", "imagenet", "deep"],
 )
 def test_each_stem_gives_its_feature_map_sides(stem: str, sides: tuple[int, ...]) -> None:
     model = resnet(stem=stem).eval()
@@ -69,6 +71,39 @@ def test_width_is_the_number_of_channels_of_the_first_stage(name: str, expansion
     stages = [model.conv1, model.layer1, model.layer2, model.layer3, model.layer4]
     channels = [output_of(model, stage, torch.randn(1, 3, 8, 8)).shape[1] for stage in stages]
     assert channels == [8, *(8 * expansion * factor for factor in (1, 2, 4, 8))]
+
+
+def test_the_deep_stem_is_three_3x3_convolutions_with_norm_and_relu_between_them() -> None:
+    model = resnet(stem="deep", width=16)
+    layers = list(cast(nn.Sequential, model.conv1))
+    assert [type(layer) for layer in layers] == [*[nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 2, nn.Conv2d]
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels, c.kernel_size, c.stride) for c in convolutions] == [
+        (3, 8, (3, 3), (2, 2)),
+        (8, 8, (3, 3), (1, 1)),
+        (8, 16, (3, 3), (1, 1)),
+    ]
+    assert isinstance(model.maxpool, nn.MaxPool2d)
+
+
+def test_the_pool_shortcut_averages_2x2_pixels_and_the_fewer_at_an_odd_border() -> None:
+    shortcut = cast(Any, resnet(shortcut="pool").layer2)[0].downsample
+    x = torch.arange(9.0).view(1, 1, 3, 3)
+    assert shortcut[0](x).tolist() == [[[[2, 3.5], [6.5, 8]]]]
+    assert shortcut[1].stride == (1, 1)
+
+
+def test_the_pool_shortcut_leaves_names_at_a_stride_of_1_as_at_2_and_no_strided_1x1() -> None:
+    model = resnet("resnet50", shortcut="pool")
+    keys = {key.split(".", 2)[2] for key in model.state_dict() if "downsample" in key and key.endswith("weight")}
+    assert keys == {"downsample.1.weight", "downsample.2.weight"}
+    strided = [
+        m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1)
+    ]
+    assert strided == []
+    x = torch.randn(1, 8, 5, 5)
+    first = cast(Any, model.layer1)[0].downsample
+    assert torch.equal(first[0](x), x)
 
 
 def test_the_bottleneck_strides_in_its_3x3_convolution() -> None:

@@ -1,4 +1,4 @@
-"""WideResNet: depth and width, dropout between the convolutions and in training only."""
+"""WideResNet: depth and width, dropout in the blocks and in training only."""
 
 from typing import Any, cast
 

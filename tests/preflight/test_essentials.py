@@ -80,3 +80,57 @@ def test_a_phase_that_begins_after_the_end() -> None:
     message = refusal("phases=[{from: 21ep, set: {train.resolution: 8}}]")
     assert "phases.0.from='21ep'" in message
     assert "the run has 20 steps" in message
+
+
+SELECTING = [
+    "stop={early: {patience: 2ep}}",
+    "stop={target: {value: 0.9}}",
+    "schedule={name: plateau, lr: 0.1, patience: 2ep}",
+    "phases=[{from: 1ep, set: {schedule: {name: plateau, lr: 0.1, patience: 2ep}}}]",
+]
+
+
+@pytest.mark.parametrize("override", SELECTING)
+def test_stopping_and_scheduling_need_a_split_to_follow(override: str) -> None:
+    message = refusal(override)
+    assert "there is no validation split, and the test split only reports" in message
+    assert "data.validation=0.1" in message
+    make_plan(load_recipe("digits", [*BASE, override]), splits(validation=True))
+    make_plan(load_recipe("digits", [*BASE, override, "evaluate.optimistic=true"]), splits())
+
+
+def test_being_optimistic_beside_a_validation_split_is_refused() -> None:
+    assert "there is a validation split to select on" in refusal("evaluate.optimistic=true", data=splits(validation=True))
+
+
+def test_what_an_average_needs() -> None:
+    assert "evaluate.weights='average': the recipe has no average" in refusal("evaluate.weights=average")
+    watching = "stop={early: {patience: 2ep, metric: average_validation_top1}}"
+    assert "the recipe has no average" in refusal(watching, data=splits(validation=True))
+    assert "average.start" in refusal("average={name: ema, horizon: 1ep, start: 30ep}")
+
+
+def test_sam_that_never_begins() -> None:
+    assert "optimizer.sam.from=1dur" in refusal("optimizer={name: sgd, sam: {from: 1dur}}")
+
+
+def test_mixing_in_micro_batches_that_cut_its_groups() -> None:
+    mix = "mix={methods: [{name: mixup, alpha: 0.2}]}"
+    message = refusal(mix, "train={epochs: 20, batch_size: 100, micro_batch: 90}")
+    assert "train.micro_batch=90" in message
+    assert "set train.micro_batch=64" in message
+    phase = "phases=[{from: 5ep, set: {mix: {methods: [{name: mixup, alpha: 0.2}]}}}]"
+    assert "train.micro_batch=90" in refusal(phase, "train={epochs: 20, batch_size: 100, micro_batch: 90}")
+    for size in (64, 100):
+        make_plan(load_recipe("digits", [*BASE, mix, f"train={{epochs: 20, batch_size: 100, micro_batch: {size}}}"]), splits())
+
+
+def test_dropout_in_a_phase_of_a_network_without() -> None:
+    phase = "phases=[{from: 5ep, set: {model.dropout: 0.1}}]"
+    message = refusal("model={name: speed_net}", phase, data=splits(32))
+    assert "model.name='speed_net' has no dropout inside its blocks" in message
+
+
+def test_a_schedule_that_does_not_fit_into_its_phase() -> None:
+    phase = "phases=[{from: 15ep, set: {schedule: {name: cosine, lr: 0.1, warmup: 6ep}}}]"
+    assert "6 steps of warm-up" in refusal(phase)

@@ -9,22 +9,27 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from groundup.augment import OperationSettings
+from groundup.augment import MixMethodSettings, MixSettings, OperationSettings
 from groundup.data.doors import DOORS
 from groundup.data.settings import FORMS
 from groundup.models import ModelSettings
 from groundup.optim import LossSettings, OptimizerSettings, ScheduleSettings
 from groundup.recipe import Recipe
 from groundup.recipe.reference import FAMILIES, reference
+from groundup.training import AverageSettings
 
 ROOT = Path(__file__).parents[2]
 UNIONS = {
     "model": ModelSettings,
     "augment.policy": OperationSettings,
+    "mix.methods": MixMethodSettings,
     "loss": LossSettings,
     "optimizer": OptimizerSettings,
     "schedule": ScheduleSettings,
+    "average": AverageSettings,
 }
+# What a phase may set as a whole is on the page in its own place.
+TOLD_ELSEWHERE = {"phases.set.mix": MixSettings}
 
 
 def members(union: object) -> set[type[BaseModel]]:
@@ -48,7 +53,7 @@ def _keys(settings: type[BaseModel], path: str) -> Iterator[str]:
         if family:
             for called, member in family.items():
                 yield from _keys(member, f"{key}[{called}].")
-        elif len(sections) == 1:
+        elif len(sections) == 1 and TOLD_ELSEWHERE.get(key) is not sections[0]:
             yield from _keys(sections[0], f"{key}.")
         else:
             yield key

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import groundup
@@ -17,6 +18,7 @@ from groundup.recipe import load_recipe
 from groundup.runs import prepare
 from groundup.runs.evaluate import evaluate
 from groundup.runs.folder import open_run_folder
+from groundup.runs.summary import result_line
 from groundup.runs.train import Run
 from groundup.tracking import MetricsFile, Trackers, read
 from groundup.training import Engine
@@ -136,3 +138,64 @@ def test_an_operation_that_changes_nothing_is_named(tmp_path: Path, capfd: pytes
     overrides = ["model.width=8", "train={epochs: 1, batch_size: 50, threads: 1}", "augment.policy=[{name: flip}]"]
     groundup.train("digits", overrides, run=tmp_path / "run", data=splits)
     assert "flip changed none of the first images" in capfd.readouterr().err
+
+
+AVERAGED = ["average={name: ema, horizon: 2step}"]
+
+
+def test_a_run_with_an_average_reports_it_and_loads_it(tiny: list[str], tmp_path: Path) -> None:
+    run = groundup.train("digits", [*tiny, *AVERAGED], run=tmp_path / "run")
+    assert run.summary["weights"] == "average"
+    last = run.folder / "checkpoints" / "last"
+    assert evaluate(run.folder).top1 == run.summary["top1"]
+    assert evaluate(run.folder, split="validation").top1 == pytest.approx(
+        read(run.folder / "metrics.jsonl")[-1]["average_validation_top1"]
+    )
+    loaded = groundup.load(run.folder).model.state_dict()
+    average, trained = (load_file(last / name) for name in ("average.safetensors", "model.safetensors"))
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in average.items())
+    assert not torch.equal(average["fc.weight"], trained["fc.weight"])
+    assert not torch.equal(average["bn1.running_var"], trained["bn1.running_var"])
+
+
+def test_the_average_may_be_left_out_of_the_report(tiny: list[str], tmp_path: Path) -> None:
+    run = groundup.train("digits", [*tiny, *AVERAGED, "evaluate.weights=model"], run=tmp_path / "run")
+    plain = groundup.train("digits", tiny, run=tmp_path / "plain")
+    assert (run.summary["weights"], run.summary["top1"]) == ("model", plain.summary["top1"]), "averaging changes nothing"
+
+
+def test_a_damaged_average_is_made_again_by_a_resume(tiny: list[str], tmp_path: Path) -> None:
+    run = groundup.train("digits", [*tiny, *AVERAGED], run=tmp_path / "run")
+    weights = run.folder / "checkpoints" / "last" / "average.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-8] + b"damaged!")
+    with pytest.raises(CheckpointError, match=r"average\.safetensors: damaged"):
+        groundup.load(run.folder)
+    assert groundup.resume(run.folder).summary["top1"] == run.summary["top1"]
+    assert weights.read_bytes() == whole
+
+
+def test_a_run_that_chose_on_test_says_so_everywhere(tiny: list[str], tmp_path: Path) -> None:
+    optimistic = [*tiny, "data.validation=0", "evaluate={model: best, optimistic: true}"]
+    run = groundup.train("digits", optimistic, run=tmp_path / "run")
+    lines = read(run.folder / "metrics.jsonl")
+    assert all(line["validation_is_test"] for line in lines)
+    assert run.summary["optimistic"] is True
+    assert run.summary["top1"] == pytest.approx(max(line["validation_top1"] for line in lines))
+    assert run.summary["selected_on"].startswith("test (optimistic): step ")
+    assert "OPTIMISTIC" in result_line(run.summary)
+    assert "The accuracy is optimistic" in (run.folder / "README.md").read_text()
+
+
+def test_looking_at_test_without_choosing_by_it_is_not_optimistic(tiny: list[str], tmp_path: Path) -> None:
+    run = groundup.train("digits", [*tiny, "data.validation=0", "evaluate.optimistic=true"], run=tmp_path / "run")
+    assert (run.summary["optimistic"], run.summary["selected_on"]) == (False, "nothing: the last step")
+
+
+def test_a_run_that_stopped_early_says_when_and_why(tiny: list[str], tmp_path: Path) -> None:
+    run = groundup.train("digits", [*tiny, "stop={target: {metric: train_loss, value: 50}}"], run=tmp_path / "run")
+    assert (run.summary["steps"], run.summary["epochs"]) == (3, 1)
+    assert run.summary["ended"].startswith("target: train_loss")
+    assert groundup.resume(run.folder).summary == run.summary
+    stopped = groundup.train("digits", [*tiny, "stop={early: {patience: 1ep, min_gain: 1}}"], run=tmp_path / "early")
+    assert stopped.summary["selected_on"] == "nothing: the last step; the end followed validation"

@@ -86,7 +86,9 @@ class Part:
         """Everything that a resume has to repeat bit for bit."""
         saved = self.state.to_dict()
         numbers = {key: value for key, value in saved["numbers"].items() if key not in TIMES}
-        return deepcopy({"weights": self.state.model.state_dict(), **saved, "numbers": numbers, "metrics": self.lines})
+        average = {} if self.state.average is None else self.state.average.network.state_dict()
+        weights = {"weights": self.state.model.state_dict(), "averaged weights": average}
+        return deepcopy({**weights, **saved, "numbers": numbers, "metrics": self.lines})
 
 
 def _laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,8 +133,8 @@ class Lab:
     def no_stop(self) -> StopRequest:
         return StopRequest()
 
-    def store(self, folder: Path, keep: int = 2) -> CheckpointStore:
-        return CheckpointStore(folder / "checkpoints", keep)
+    def store(self, folder: Path, keep: int = 2, keep_every: int | None = None) -> CheckpointStore:
+        return CheckpointStore(folder / "checkpoints", keep, keep_every)
 
     def run(
         self,
@@ -150,7 +152,8 @@ class Lab:
         """
         torch.manual_seed(torch.seed())  # no state of the process is allowed to matter
         job, state = self.build(changes, own=own, check=self._evaluations_until(stop_in_evaluation))
-        store = self.store(folder, job.checkpoint.keep)
+        keep_every = job.checkpoint.keep_every
+        store = self.store(folder, job.checkpoint.keep, None if keep_every is None else job.clock.steps(keep_every))
         if checkpoint := store.newest_whole(pytest.fail):
             load_checkpoint(checkpoint, state)
         metrics, losses = MetricsFile(folder / "metrics.jsonl"), Losses()

@@ -250,7 +250,7 @@ def test_the_training_numbers_are_means_over_the_images_since_the_last_line(lab:
 def test_a_line_tells_the_rates_of_the_last_step(lab: Any, tmp_path: Path) -> None:
     part = lab.run(tmp_path, {"schedule": {"cycle_momentum": True}})
     for line in part.lines:
-        rates = part.job.schedule.at(line["step"] - 1, part.job.clock)
+        rates = part.job.rates.at(line["step"] - 1)
         assert (line["lr"], line["momentum"]) == (rates.lr, rates.momentum)
     assert all(group["lr"] == part.lines[-1]["lr"] for group in part.state.optimizer.param_groups)
 

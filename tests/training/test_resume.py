@@ -12,6 +12,8 @@ import pytest
 SMALL_SPEED_NET = {"name": "speed_net", "widths": [8, 12, 16], "middles": [8, 8, 12]}
 GROWING = [{"from": "3step", "set": {"train.resolution": 12}}, {"from": "0.6dur", "set": {"train.resolution": 14}}]
 
+MIXUP_AND_CUTMIX = [{"name": "mixup", "alpha": 0.5}, {"name": "cutmix", "alpha": 1.0}]
+
 METHODS: dict[str, dict[str, Any]] = {
     "sgd": {},
     "adamw": {"optimizer": {"name": "adamw"}, "schedule": {"name": "cosine", "lr": 1e-3}},
@@ -35,6 +37,56 @@ METHODS: dict[str, dict[str, Any]] = {
     "all operations": {"augment": {"policy": [{"name": "cutout", "size": 3}, {"name": "flip"}]}},
     "bf16": {"train": {"precision": "bf16"}},
     "contiguous": {"train": {"channels_last": False}},
+    "mixing per batch": {"mix": {"methods": MIXUP_AND_CUTMIX, "clean": 0.2}},
+    "mixing per sample": {
+        "mix": {"methods": MIXUP_AND_CUTMIX, "per": "sample"},
+        "train": {"drop_last": False, "epochs": 2},
+    },
+    "phases of everything": {
+        "model": {"name": "wide_resnet", "depth": 10, "width": 1, "dropout": 0.3},
+        "mix": {"methods": MIXUP_AND_CUTMIX},
+        "phases": [
+            {"from": "3step", "set": {"model.dropout": 0.1, "mix": {"methods": [{"name": "mixup", "alpha": 0.2}]}}},
+            {"from": "5step", "set": {"mix": {"methods": []}, "model.dropout": 0}},
+            {"from": "7step", "set": {"schedule": {"name": "cosine", "lr": 0.01}}},
+        ],
+    },
+    "stochastic depth": {"model": {"stochastic_depth": 0.5}},
+    "ema": {"average": {"name": "ema", "horizon": "3step"}},
+    "ema every two steps, late": {"average": {"name": "ema", "horizon": "4step", "every": "2step", "start": "3step"}},
+    "swa": {"average": {"name": "swa", "start": "4step", "every": "2step", "lr": 0.01, "anneal": "2step"}},
+    "sam": {"optimizer": {"sam": {"rho": 0.1}}},
+    "sam every second step, late, in micro-batches with dropout": {
+        "model": {"name": "wide_resnet", "depth": 10, "width": 1, "dropout": 0.3},
+        "optimizer": {"sam": {"rho": 0.1, "every": "2step", "from": "3step"}},
+        "train": {"micro_batch": 12},
+    },
+    "plateau and early stopping in flight": {
+        "schedule": {
+            "name": "plateau",
+            "lr": 0.05,
+            "factor": 0.5,
+            "patience": "0step",
+            "threshold": 10.0,
+            "threshold_mode": "abs",
+        },
+        "evaluate": {"every": "3step"},
+        "stop": {"early": {"patience": "9step"}, "target": {"value": 1.0}},
+    },
+    "best of an average": {
+        "average": {"name": "ema", "horizon": "2step"},
+        "evaluate": {"model": "best", "every": "3step"},
+        "checkpoint": {"keep_every": "4step"},
+    },
+    "restarts in a sequence": {
+        "schedule": {
+            "name": "sequence",
+            "parts": [
+                {"schedule": {"name": "ramp", "start_lr": 0.01, "lr": 0.05}, "length": "3step"},
+                {"schedule": {"name": "cosine_restarts", "lr": 0.05, "period": "3step"}},
+            ],
+        }
+    },
     "own intervals": {"evaluate": {"every": "7step"}, "checkpoint": {"every": "3step"}},
 }
 every_method = pytest.mark.parametrize("changes", METHODS.values(), ids=METHODS.keys())
@@ -104,12 +156,34 @@ def test_two_runs_of_one_recipe_are_equal_and_another_seed_is_not(
     assert differences(first.outcome["metrics"], other.outcome["metrics"]) != []
 
 
-@pytest.mark.parametrize("method", ["dropout", "balanced sampling", "all operations"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *(
+            "dropout",
+            "balanced sampling",
+            "all operations",
+            "mixing per batch",
+            "mixing per sample",
+            "stochastic depth",
+        ),
+        *("sam", "phases of everything", "plateau and early stopping in flight", "restarts in a sequence"),
+    ],
+)
 def test_randomness_that_is_switched_on_shows_in_the_weights(
     method: str, lab: Any, tmp_path: Path, differences: Callable[[Any, Any], list[str]]
 ) -> None:
     """Without this, the tests above would pass for a method that is never applied."""
     off: dict[str, dict[str, Any]] = {
+        "mixing per batch": {},
+        "mixing per sample": {"train": {"drop_last": False, "epochs": 2}},
+        "stochastic depth": {},
+        "sam": {},
+        "phases of everything": {
+            key: value for key, value in METHODS["phases of everything"].items() if key != "phases"
+        },
+        "plateau and early stopping in flight": {"schedule": {"name": "constant", "lr": 0.05}},
+        "restarts in a sequence": {"schedule": {"name": "constant", "lr": 0.05}},
         "dropout": {"model": {"name": "wide_resnet", "depth": 10, "width": 1, "dropout": 0}},
         "balanced sampling": {},
         "all operations": {"augment": {"policy": []}},

@@ -5,6 +5,7 @@ however the batch is split over processes or micro-batches) and a generator seed
 `apply` is a pure function of images and parameters.
 """
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -91,3 +92,14 @@ def on_chosen(
         return images
     changed = transform(images[places], {key: value[places] for key, value in parameters.items()})
     return images.index_copy(0, places, changed)
+
+
+def fill_colour(batch: Batch, fill: str) -> Tensor:
+    """What blank places show in every image of the batch, uint8 (B, 3): `mean` of the data, or `black`."""
+    return _colour(batch.mean if fill == "mean" else (0.0, 0.0, 0.0), batch.device).expand(len(batch), 3)
+
+
+@functools.cache
+def _colour(shares: tuple[float, float, float], device: torch.device) -> Tensor:
+    # Made once per device: copying from the host waits for a GPU, and no step may wait.
+    return (torch.tensor(shares, device=device) * 255).round().to(torch.uint8)

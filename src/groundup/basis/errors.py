@@ -7,6 +7,12 @@ Every message names the key or file, the value that was seen, what is allowed, a
 import difflib
 from collections.abc import Iterable, Sequence
 
+_LESS_MEMORY = (
+    "in order: set train.micro_batch to a part of train.batch_size (the same steps in smaller pieces), "
+    "train.precision=bf16 (or fp16), data.cache=host or disk if the data fills the memory, a smaller "
+    "evaluate.batch_size if it happened in an evaluation, a smaller train.batch_size (with its learning rate)"
+)
+
 
 class GroundupError(Exception):
     """An error of the run. `hint` says what to do about it; it is printed on a line of its own."""
@@ -34,6 +40,13 @@ class DataError(GroundupError):
 
 class CheckpointError(GroundupError):
     """A checkpoint is damaged, missing, or does not belong to this run."""
+
+
+class OutOfMemory(GroundupError):
+    """The memory of the accelerator or of the machine does not hold the run. Without a hint of its own it says what helps."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint or _LESS_MEMORY)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

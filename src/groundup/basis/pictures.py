@@ -29,7 +29,12 @@ PALETTE = {
     "purple": "#CC79A7",
     "black": "#222222",
 }
-SPLIT_COLOURS = {"train": PALETTE["blue"], "validation": PALETTE["orange"], "test": PALETTE["green"]}
+SPLIT_COLOURS = {
+    "train": PALETTE["blue"],
+    "validation": PALETTE["orange"],
+    "average_validation": PALETTE["vermilion"],
+    "test": PALETTE["green"],
+}
 GREY = "#666666"
 DPI = 110
 
@@ -104,12 +109,18 @@ def image_grid(
 
 
 def training_curves(
-    records: Sequence[Mapping[str, Any]], path: Path, title: str, *, train_label: str = "train"
+    records: Sequence[Mapping[str, Any]],
+    path: Path,
+    title: str,
+    *,
+    train_label: str = "train",
+    validation_label: str = "validation",
 ) -> None:
     """Loss, accuracy, learning rate and every other live setting that changed, over epochs.
 
     records: lines of metrics.jsonl, with `epoch` and any of `train_loss`, `validation_top1`, `test_top1`, `lr` ...; a
-    missing or null number is a gap. train_label: what the training curves are called ("train (mixed)" under mixing).
+    missing or null number is a gap. train_label: what the training curves are called ("train (mixed)" under mixing);
+    validation_label: the same for the split that selects ("test (optimistic)" where that is the test split).
     """
     live = _live_settings(records)
     panels = 2 + len(live)
@@ -118,8 +129,9 @@ def training_curves(
     figure = new_figure(4.1 * columns, 3.1 * rows + 0.4)
     figure.suptitle(title, fontsize=13, color=PALETTE["black"], parse_math=False)
     axes = [figure.add_subplot(rows, columns, index + 1) for index in range(panels)]
-    _splits_panel(axes[0], records, "loss", "loss", train_label)
-    _splits_panel(axes[1], records, "top1", "accuracy (top-1, %)", train_label)
+    labels = {"train": train_label, "validation": validation_label, "average_validation": f"{validation_label}, average"}
+    _splits_panel(axes[0], records, "loss", "loss", labels)
+    _splits_panel(axes[1], records, "top1", "accuracy (top-1, %)", labels)
     for panel, key in zip(axes[2:], live, strict=True):
         _dress(panel, _LIVE_TITLES.get(key, key.replace("_", " ")))
         _curve(panel, *_series(records, key), PALETTE["purple"])
@@ -161,7 +173,7 @@ def confusion_picture(confusion: NDArray[np.int64], class_names: Sequence[str], 
 
 
 def _splits_panel(
-    axes: "Axes", records: Sequence[Mapping[str, Any]], metric: str, title: str, train_label: str
+    axes: "Axes", records: Sequence[Mapping[str, Any]], metric: str, title: str, labels: Mapping[str, str]
 ) -> None:
     _dress(axes, title)
     percent = metric == "top1"
@@ -170,8 +182,7 @@ def _splits_panel(
         if epochs:
             values = [100 * value for value in values] if percent else values
             last = next(value for value in reversed(values) if math.isfinite(value))
-            label = f"{train_label if split == 'train' else split}: {last:.1f}%" if percent else None
-            _curve(axes, epochs, values, colour, label or f"{train_label if split == 'train' else split}: {last:.3f}")
+            _curve(axes, epochs, values, colour, f"{labels.get(split, split)}: {last:{'.1f' if percent else '.3f'}}{'%' * percent}")
     if axes.lines:
         axes.legend(frameon=False, fontsize=9, loc="lower right" if percent else "upper right")
     else:
@@ -191,7 +202,7 @@ def _live_settings(records: Sequence[Mapping[str, Any]]) -> list[str]:
     seen: dict[str, set[float]] = {"lr": set()}
     for record in records:
         for key, value in record.items():
-            measured = key in _MEASURED or key.partition("_")[0] in SPLIT_COLOURS
+            measured = key in _MEASURED or key.rpartition("_")[0] in SPLIT_COLOURS
             if not measured and isinstance(value, int | float) and not isinstance(value, bool):
                 seen.setdefault(key, set()).add(value)
     return [key for key, values in seen.items() if key == "lr" or len(values) > 1]

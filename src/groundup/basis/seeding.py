@@ -26,8 +26,12 @@ def permutation(count: int, *parts: int | str) -> torch.Tensor:
 
 def coin(indices: torch.Tensor, *parts: int | str) -> torch.Tensor:
     """A fair coin per image: bool, a function of (`parts`, image index) alone, whatever the batch. `indices`: int64."""
+    return (scrambled(indices * -7046029254386353131 + (seed_from(*parts) & 0x7FFFFFFFFFFFFFFF)) & 1).bool()
+
+
+def scrambled(x: torch.Tensor) -> torch.Tensor:
+    """A hash of every number of `x`, int64 of any shape: 64 random bits, the same on every device."""
     # The finaliser of splitmix64 (Steele, Lea, Flood 2014), on wrapping int64 arithmetic; >> is arithmetic, hence the masks.
-    x = indices * -7046029254386353131 + (seed_from(*parts) & 0x7FFFFFFFFFFFFFFF)
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return ((x ^ ((x >> 31) & 0x1FFFFFFFF)) & 1).bool()
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)

@@ -1,4 +1,4 @@
-"""Data: doors to image sources, decoding into a cache on disk, splits by seed, and batches from memory."""
+"""Data: doors to image sources, decoding into a cache on disk, splits by seed, and batches from memory, disk or source."""
 
 from groundup.data.decode import UnreadableImage, decode_image
 from groundup.data.doors import DOORS
@@ -11,10 +11,11 @@ from groundup.data.loading import (
     epoch_order,
     load_splits,
 )
-from groundup.data.settings import DataSettings, Resize
+from groundup.data.settings import CacheMode, DataSettings, Resize
 
 __all__ = [
     "DOORS",
+    "CacheMode",
     "DataSettings",
     "ImageSet",
     "MemoryLoader",

@@ -64,7 +64,9 @@ def _read(file: Path, shown: str) -> Contents:
                 f"{shown}: x_{split} has {len(images[split])} images, y_{split} has {len(raw[split])} labels"
             )
     classes, labels = encode_labels(raw, names)
-    found = {split: SourceSplit(labels[split], _each(images[split]), _namer(split)) for split in splits}
+    found = {
+        split: SourceSplit(labels[split], _each(images[split]), _namer(split), _at(images[split])) for split in splits
+    }
     return Contents(classes, found)
 
 
@@ -101,6 +103,10 @@ def _images(values: np.ndarray, key: str, shown: str) -> np.ndarray:
 
 def _each(images: np.ndarray) -> Callable[[], Iterator[RawImage]]:
     return lambda: iter(images)
+
+
+def _at(images: np.ndarray) -> Callable[[np.ndarray], list[RawImage]]:
+    return lambda positions: list(images[positions])
 
 
 def _namer(split: SplitName) -> Callable[[int], str]:

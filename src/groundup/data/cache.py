@@ -1,8 +1,12 @@
 """Every source is decoded once, into uint8 arrays on disk that runs open memory-mapped and read-only.
 
+With data.cache=none the pixels are not written: everything is decoded once to be checked and hashed, and an index says
+which images are whole; `on_demand.py` decodes them again for each batch.
+
     <cache home>/<key>/meta.json                format, classes, counts, file sizes, skipped images, notes, content hash
     <cache home>/<key>/<split>/images.npy       uint8 (N, H, W, 3)
     <cache home>/<key>/<split>/labels.npy       int64 (N,)
+    <cache home>/<key>-index/                   the same with <split>/kept.npy, int64 (N,) positions in the source, for images.npy
 
 The key is a hash of the source's fingerprint and of the settings that change what is decoded, so a changed source
 gets a new folder. A folder appears whole or not at all: it is built beside, synced and renamed, under a file lock
@@ -11,6 +15,7 @@ few hundred at most are in flight.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -19,7 +24,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +34,7 @@ import numpy as np
 from groundup.basis.errors import DataError, listed
 from groundup.basis.files import cache_home, fsync_folder, write_json
 from groundup.data.decode import UnreadableImage, decode_image, decode_threads
+from groundup.data.on_demand import Pixels, SourceImages
 from groundup.data.settings import DataSettings
 from groundup.data.sources import Contents, RawImage, Source, SourceSplit, SplitName, digest
 
@@ -37,13 +43,14 @@ _CHUNK = 32  # images per task of the thread pool at most; `check` is called onc
 _CHUNK_BYTES = 4 << 20  # decoded images per task at most, so that large images do not fill the memory
 _HEADER_BYTES = 128
 _Progress = Callable[[int, int], None]
+_OpenImages = Callable[[SplitName, Path, list[int]], Pixels]  # split, its folder, shape of its images
 
 
 @dataclass(frozen=True)
 class CachedSplit:
-    """Decoded images, uint8 (N, H, W, 3), memory-mapped; labels int64 (N,)."""
+    """Images, uint8 (N, H, W, 3), memory-mapped or decoded when they are asked for; labels int64 (N,)."""
 
-    images: np.ndarray
+    images: Pixels
     labels: np.ndarray
 
 
@@ -62,16 +69,19 @@ def open_cached(
     source: Source, settings: DataSettings, check: Callable[[], None], progress: _Progress | None
 ) -> Cached:
     """The decoded images of `source`, decoding them first if they are not in the cache or it is damaged."""
-    folder = cache_home() / cache_key(source, settings)
-    if cached := _open(folder):
+    source = replace(source, read=functools.cache(source.read))
+    indexed = settings.cache == "none"
+    folder = cache_home() / (cache_key(source, settings) + ("-index" if indexed else ""))
+    images = functools.partial(_on_demand, source, settings) if indexed else _mapped
+    if cached := _open(folder, images):
         return cached
     with _writing(folder), _locked(folder, check):
-        if cached := _open(folder):  # another run built it while this one waited
+        if cached := _open(folder, images):  # another run built it while this one waited
             return cached
         for leftover in (folder, *folder.parent.glob(f".{folder.name}.*")):  # damaged, or of a run that was killed
             _remove(leftover)
         _build(folder, source, settings, check, progress)
-    cached = _open(folder)
+    cached = _open(folder, images)
     if cached is None:
         raise DataError(
             f"the decoded images in {folder} changed while they were opened", hint="remove that folder and try again"
@@ -86,7 +96,7 @@ def cache_key(source: Source, settings: DataSettings) -> str:
     return f"{settings.kind}-{digest([FORMAT, source.fingerprint, decoding])}"
 
 
-def _open(folder: Path) -> Cached | None:
+def _open(folder: Path, images: _OpenImages) -> Cached | None:
     """The cache in `folder`, or None if it is not there or not what its meta.json says."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
@@ -94,18 +104,28 @@ def _open(folder: Path) -> Cached | None:
             (folder / name).stat().st_size != size for name, size in meta["files"].items()
         ):
             return None
-        splits = {split: _open_split(folder / split, shape) for split, shape in meta["splits"].items()}
+        splits = {split: _open_split(split, folder / split, shape, images) for split, shape in meta["splits"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return Cached(meta["classes"], splits, meta["skipped"], meta["notes"], meta["fingerprint"])
 
 
-def _open_split(folder: Path, shape: list[int]) -> CachedSplit:
-    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+def _open_split(split: SplitName, folder: Path, shape: list[int], open_images: _OpenImages) -> CachedSplit:
+    images = open_images(split, folder, shape)
     labels = np.load(folder / "labels.npy", allow_pickle=False)
     if list(images.shape) != shape or labels.shape != images.shape[:1]:
         raise ValueError("shapes differ from meta.json")
     return CachedSplit(images, labels)
+
+
+def _mapped(split: SplitName, folder: Path, shape: list[int]) -> Pixels:
+    mapped: np.ndarray = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    return mapped
+
+
+def _on_demand(source: Source, settings: DataSettings, split: SplitName, folder: Path, shape: list[int]) -> Pixels:
+    kept = np.load(folder / "kept.npy", allow_pickle=False)
+    return SourceImages(source, source.read().splits[split], kept, settings, tuple(shape[1:]))
 
 
 @contextlib.contextmanager
@@ -218,6 +238,7 @@ class _Writer:
     ) -> None:
         self.skipped: dict[str, str] = {}
         self._folder, self._source, self._settings = folder, source, settings
+        self._indexes = settings.cache == "none"
         self._total, self._done = total, 0
         self._check, self._progress = check, progress
         self._hash = hashlib.sha256()
@@ -226,33 +247,43 @@ class _Writer:
         self._check_room()
 
     def write(self, split_name: SplitName, split: SourceSplit) -> list[int]:
-        """Decode one split into `images.npy` and `labels.npy`; the shape of the images."""
+        """Decode one split into its files; the shape of the images."""
         folder = self._folder / split_name
         folder.mkdir()
-        kept: list[int] = []
-        # A stream, not a memory map: a full disk is then an error, not a SIGBUS that kills the process.
-        with open(folder / "images.npy", "wb") as stream:
-            stream.write(bytes(_HEADER_BYTES))
-            for index, decoded in enumerate(self._decoded(split)):
-                if isinstance(decoded, UnreadableImage):
-                    self._skip(split.name(index), decoded)
-                    continue
-                self._check_size(split.name(index), decoded)
-                stream.write(decoded.data)
-                self._hash.update(decoded.data)
-                kept.append(index)
-            if self._first is None or not kept:
-                raise DataError(f"none of the {len(split)} images of {split_name} can be read", hint=self._example())
-            shape = [len(kept), *self._first[1]]
-            stream.seek(0)
-            stream.write(_npy_header(shape))
-            _sync(stream)
+        if self._indexes:
+            kept = self._decode_all(split_name, split, lambda pixels: None)
+            _save(folder / "kept.npy", np.array(kept, dtype="<i8"))
+        else:
+            # A stream, not a memory map: a full disk is then an error, not a SIGBUS that kills the process.
+            with open(folder / "images.npy", "wb") as stream:
+                stream.write(bytes(_HEADER_BYTES))
+                kept = self._decode_all(split_name, split, stream.write)
+                stream.seek(0)
+                stream.write(_npy_header(self._shape(kept)))
+                _sync(stream)
         labels = split.labels[kept].astype("<i8")
         self._hash.update(labels.data)
-        with open(folder / "labels.npy", "wb") as stream:
-            np.save(stream, labels)
-            _sync(stream)
-        return shape
+        _save(folder / "labels.npy", labels)
+        return self._shape(kept)
+
+    def _decode_all(self, split_name: SplitName, split: SourceSplit, write: Callable[[memoryview], Any]) -> list[int]:
+        """Check, `write` and hash the images of a split in order; the positions of those that are whole."""
+        kept: list[int] = []
+        for index, decoded in enumerate(self._decoded(split)):
+            if isinstance(decoded, UnreadableImage):
+                self._skip(split.name(index), decoded)
+                continue
+            self._check_size(split.name(index), decoded)
+            write(decoded.data)
+            self._hash.update(decoded.data)
+            kept.append(index)
+        if not kept:
+            raise DataError(f"none of the {len(split)} images of {split_name} can be read", hint=self._example())
+        return kept
+
+    def _shape(self, kept: list[int]) -> list[int]:
+        assert self._first is not None
+        return [len(kept), *self._first[1]]
 
     def fingerprint(self, classes: list[str]) -> str:
         """The hash of all that was written."""
@@ -315,12 +346,14 @@ class _Writer:
             )
 
     def _check_room(self) -> None:
+        if self._indexes:
+            return
         needed = self._total * self._image_bytes
         free = shutil.disk_usage(self._folder).free
         if needed > free:
             raise DataError(
                 f"the decoded images need {needed / 1e9:.1f} GB, {self._folder.parent} has {free / 1e9:.1f} GB left",
-                hint="make room there, point GROUNDUP_CACHE at another disk, or set a smaller data.resolution",
+                hint="make room there, point GROUNDUP_CACHE at another disk, set data.cache=none or a smaller data.resolution",
             )
 
 
@@ -346,6 +379,12 @@ def _npy_header(shape: list[int]) -> bytes:
     fields: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
     text = repr(fields).encode("latin1").ljust(_HEADER_BYTES - 11) + b"\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with open(path, "wb") as stream:
+        np.save(stream, array)
+        _sync(stream)
 
 
 def _sync(stream: BinaryIO) -> None:

@@ -23,5 +23,10 @@ def _read() -> Contents:
 
     grey, labels = load_digits(return_X_y=True)  # float64 (1797, 64) in 0..16, int64 (1797,)
     images = np.rint(grey.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
-    split = SourceSplit(labels.astype(np.int64), lambda: iter(images), lambda index: f"digits image {index}")
+    split = SourceSplit(
+        labels.astype(np.int64),
+        images=lambda: iter(images),
+        name=lambda index: f"digits image {index}",
+        at=lambda positions: list(images[positions]),
+    )
     return Contents([str(digit) for digit in range(10)], {"train": split})

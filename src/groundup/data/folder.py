@@ -136,9 +136,13 @@ def _read(root: Path, classes: list[str], listings: dict[SplitName, _Listing], n
     for split, listing in listings.items():
         names = [file.name for files in listing.values() for file in files]
         labels = np.repeat([classes.index(name) for name in listing], [len(files) for files in listing.values()])
-        splits[split] = SourceSplit(labels.astype(np.int64), _images(root, names), names.__getitem__)
+        splits[split] = SourceSplit(labels.astype(np.int64), _images(root, names), names.__getitem__, _at(root, names))
     return Contents(classes, splits, notes)
 
 
 def _images(root: Path, names: list[str]) -> Callable[[], Iterator[RawImage]]:
     return lambda: (root / name for name in names)
+
+
+def _at(root: Path, names: list[str]) -> Callable[[np.ndarray], list[RawImage]]:
+    return lambda positions: [root / names[position] for position in positions]

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from groundup.basis.errors import DataError, listed
 from groundup.data.columns import find_columns, image_values, label_values
 from groundup.data.labels import encode_labels
@@ -82,7 +84,7 @@ def _read(datasets: dict[SplitName, Any], notes: list[str], settings: DataSettin
         raw[split] = label_values(dataset.select_columns([columns.label]).with_format("arrow")[:].column(0))
     classes, labels = encode_labels(raw, columns.names)
     splits = {
-        split: SourceSplit(labels[split], _images(dataset, columns.image), _namer(split))
+        split: SourceSplit(labels[split], _images(dataset, columns.image), _namer(split), _at(dataset, columns.image))
         for split, dataset in datasets.items()
     }
     return Contents(classes, splits, notes)
@@ -90,11 +92,20 @@ def _read(datasets: dict[SplitName, Any], notes: list[str], settings: DataSettin
 
 def _images(dataset: Any, column: str) -> Callable[[], Iterator[RawImage]]:
     def images() -> Iterator[RawImage]:
-        # In the Arrow format nothing is decoded by `datasets`: the encoded bytes pass through.
-        for table in dataset.select_columns([column]).with_format("arrow").iter(_ROWS_AT_ONCE):
+        for table in _encoded(dataset, column).iter(_ROWS_AT_ONCE):
             yield from image_values(table.column(0), None)
 
     return images
+
+
+def _at(dataset: Any, column: str) -> Callable[[np.ndarray], list[RawImage]]:
+    # `datasets` maps its files into memory: only the rows that are asked for are read.
+    return lambda positions: list(image_values(_encoded(dataset, column)[positions.tolist()].column(0), None))
+
+
+def _encoded(dataset: Any, column: str) -> Any:
+    """The image column alone. In the Arrow format nothing is decoded by `datasets`: the encoded bytes pass through."""
+    return dataset.select_columns([column]).with_format("arrow")
 
 
 def _namer(split: SplitName) -> Callable[[int], str]:

@@ -8,6 +8,7 @@ Images are uint8 in 0..255, stored (N, H, W, 3); batches are (B, 3, H, W) views 
 channels_last.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -19,7 +20,8 @@ from groundup.basis.errors import DataError, UsageError, listed
 from groundup.basis.seeding import generator, permutation
 from groundup.data.cache import Cached, CachedSplit, open_cached
 from groundup.data.doors import DOORS
-from groundup.data.settings import DataSettings
+from groundup.data.on_demand import Pixels
+from groundup.data.settings import CacheMode, DataSettings
 from groundup.data.splits import stratified_choice, stratified_split
 
 _TEST_SHARE = 0.2  # of a source that has no held-out split
@@ -30,10 +32,11 @@ _COPY_BYTES = 64 << 20  # copied to the device at once, so that the images are n
 class ImageSet:
     """Image i of the set is `images[indices[i]]`, its label `labels[i]`.
 
-    images: uint8 (M, H, W, 3), possibly memory-mapped and shared with other sets; labels, indices: int64 (N,), N <= M.
+    images: uint8 (M, H, W, 3), possibly memory-mapped or decoded on demand, and shared with other sets; labels, indices:
+    int64 (N,), N <= M.
     """
 
-    images: np.ndarray
+    images: Pixels
     labels: np.ndarray
     indices: np.ndarray
 
@@ -53,14 +56,30 @@ class ImageSet:
         """The images at `positions` of this set, int64 in 0..len-1, sharing the stored images."""
         return ImageSet(self.images, self.labels[positions], self.indices[positions])
 
+    def read(self, positions: np.ndarray | slice) -> Tensor:
+        """A copy of the images at `positions` of this set: uint8 (B, H, W, 3) in main memory."""
+        return torch.from_numpy(
+            self.images[self.indices[positions]]
+        )  # fancy indexing copies, so the result is writable
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All images in order, copied at most 64 MB at a time: uint8 (B, H, W, 3) in main memory."""
+        rows = max(1, _COPY_BYTES // max(1, math.prod(self.images.shape[1:])))
+        for start in range(0, len(self), rows):
+            yield self.read(slice(start, start + rows))
+
     def to_device(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """A copy on `device`: images uint8 (N, H, W, 3), labels int64 (N,)."""
         store = torch.empty((len(self), *self.images.shape[1:]), dtype=torch.uint8, device=device)
-        rows = max(1, _COPY_BYTES // max(1, self.images[:1].nbytes))
-        for start in range(0, len(self), rows):
-            part = self.images[self.indices[start : start + rows]]  # fancy indexing copies, so the result is writable
-            store[start : start + rows].copy_(torch.from_numpy(part))
-        return store, torch.from_numpy(self.labels.copy()).to(device)
+        start = 0
+        for block in self.blocks():
+            store[start : start + len(block)].copy_(block)
+            start += len(block)
+        return store, self.labels_on(device)
+
+    def labels_on(self, device: torch.device | str) -> Tensor:
+        """A copy of the labels on `device`, int64 (N,)."""
+        return torch.from_numpy(self.labels.copy()).to(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,14 +159,23 @@ def _remarks(train: ImageSet, cached: Cached, settings: DataSettings) -> list[st
 
 
 def _whole(split: CachedSplit) -> ImageSet:
-    return ImageSet.whole(split.images, split.labels)
+    return ImageSet(split.images, split.labels.astype(np.int64), np.arange(len(split.labels), dtype=np.int64))
 
 
 class MemoryLoader:
-    """All images of a set on one device; batches are gathered there. Made for data that fits: N * H * W * 3 bytes."""
+    """Batches of a set's images on a device. `cache` says where the pixels wait; the batches are the same, bit for bit.
 
-    def __init__(self, image_set: ImageSet, device: torch.device | str) -> None:
-        self._images, self._labels = image_set.to_device(device)
+    device: all of them on the device (N * H * W * 3 bytes), where batches are gathered; host: in main memory; disk and
+    none: where the set has them, which reads a memory-mapped file or decodes (see `DataSettings.cache`). Where batches
+    come from main memory to a GPU they pass through pinned memory, so that the copy does not wait for the GPU.
+    """
+
+    def __init__(self, image_set: ImageSet, device: torch.device | str, cache: CacheMode = "device") -> None:
+        self._set = image_set
+        self._device = torch.device(device)
+        self._labels = image_set.labels_on(device)
+        self._on_device = image_set.to_device(device)[0] if cache == "device" else None
+        self._on_host = image_set.to_device("cpu")[0] if cache == "host" else None
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -159,14 +187,29 @@ class MemoryLoader:
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The images at `indices`, int64 (B,): uint8 (B, 3, H, W) in channels_last layout, and labels int64 (B,)."""
-        indices = indices.to(self._images.device, non_blocking=True)
-        return self._images.index_select(0, indices).permute(0, 3, 1, 2), self._labels.index_select(0, indices)
+        there = indices.to(self._device, non_blocking=True)
+        if self._on_device is not None:
+            images = self._on_device.index_select(0, there)
+        elif self._on_host is not None:
+            images = self._sent(self._on_host.index_select(0, indices.cpu()))
+        else:
+            images = self._sent(self._set.read(indices.cpu().numpy()))
+        return images.permute(0, 3, 1, 2), self._labels.index_select(0, there)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images in order, without copies, as `take` gives them; the last batch may be short. For evaluation."""
+        """All images in order, as `take` gives them, without copies on the device; the last batch may be short. For evaluation."""
         for start in range(0, len(self), batch_size):
             part = slice(start, start + batch_size)
-            yield self._images[part].permute(0, 3, 1, 2), self._labels[part]
+            if self._on_device is not None:
+                images = self._on_device[part]
+            else:
+                images = self._sent(self._set.read(part) if self._on_host is None else self._on_host[part])
+            yield images.permute(0, 3, 1, 2), self._labels[part]
+
+    def _sent(self, images: Tensor) -> Tensor:
+        # torch keeps a pinned block until the copy out of it is done.
+        pinned = images.pin_memory() if self._device.type == "cuda" else images
+        return pinned.to(self._device, non_blocking=True)
 
 
 def epoch_order(seed: int, epoch: int, count: int, weights: Tensor | None = None) -> Tensor:

@@ -5,6 +5,7 @@ DIR/data. Images are encoded bytes; class names come from the Hub's features in 
 labels in sorted order.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,7 +125,8 @@ def _read(shards: dict[SplitName, list[Path]], notes: list[str], settings: DataS
         raw[split] = np.concatenate(parts)
     classes, labels = encode_labels(raw, columns.names)
     for split, files in shards.items():
-        splits[split] = SourceSplit(labels[split], _images(files, columns.image, shown), _namer(files, counts[split]))
+        images = _images(files, columns.image, shown)
+        splits[split] = SourceSplit(labels[split], images, _namer(files, counts[split]), _at(images))
     return Contents(classes, splits, notes)
 
 
@@ -136,6 +138,12 @@ def _images(files: list[Path], column: str, shown: str) -> Callable[[], Iterator
                 yield from image_values(batch.column(0), file.parent)
 
     return images
+
+
+def _at(images: Callable[[], Iterator[RawImage]]) -> Callable[[np.ndarray], list[RawImage]]:
+    # Parquet is read by the group of rows, of which a random batch needs nearly all.
+    encoded = functools.cache(lambda: list(images()))
+    return lambda positions: [encoded()[position] for position in positions]
 
 
 def _namer(files: list[Path], counts: list[int]) -> Callable[[int], str]:

@@ -20,10 +20,11 @@ _WITH_COLUMNS = ("hub", "parquet")
 
 Resize = Literal["squash", "crop", "pad"]
 OnBadImage = Literal["fail", "skip"]
+CacheMode = Literal["device", "host", "disk", "none"]
 
 
 class DataSettings(Settings):
-    """What to train on. All but `validation`, `split_seed` and `limit` decide what is decoded into the cache."""
+    """What to train on. All but `validation`, `split_seed`, `limit` and `cache` decide what is decoded."""
 
     source: str = Field(description=f"Where the images come from: {', '.join(FORMS.values())}.")
     image: str | None = Field(
@@ -63,6 +64,13 @@ class DataSettings(Settings):
     )
     on_bad_image: OnBadImage = Field(
         default="fail", description="A damaged image ends the run (fail) or is left out, named and counted (skip)."
+    )
+    cache: CacheMode = Field(
+        default="device",
+        description="Where the decoded pixels (images x side x side x 3 bytes) are during a run: device (the accelerator's "
+        "memory, fastest), host (main memory, batches are copied to the device), disk (the file of decoded images, read "
+        "batch by batch) or none (no such file: each batch is decoded from the source; the first start decodes everything "
+        "once to check it). The numbers of a run do not depend on it.",
     )
 
     @field_validator("source")

@@ -37,11 +37,16 @@ def split_called(name: str) -> SplitName | None:
 
 @dataclass(frozen=True)
 class SourceSplit:
-    """One split as the source has it. `images()` gives them in the order of `labels`; `name(i)` is for messages."""
+    """One split as the source has it. `images()` gives them in the order of `labels`; `name(i)` is for messages.
+
+    `at(positions)`, int64 (B,), gives those images alone, in that order. What the source cannot reach by position it
+    reads whole at the first call and keeps in memory, still encoded.
+    """
 
     labels: np.ndarray
     images: Callable[[], Iterator[RawImage]]
     name: Callable[[int], str]
+    at: Callable[[np.ndarray], list[RawImage]]
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -12,6 +12,7 @@ from groundup.basis.settings import Settings
 from groundup.models.build import NetworkSettings, build_model
 from groundup.models.counting import count_parameters, forward_flops
 from groundup.models.preact_resnet import PreActResNetSettings
+from groundup.models.regularization import has_block_dropout, set_dropout
 from groundup.models.resnet import ResNetSettings
 from groundup.models.speed_net import SpeedNetSettings
 from groundup.models.wide_resnet import WideResNetSettings
@@ -41,4 +42,6 @@ __all__ = [
     "build_model",
     "count_parameters",
     "forward_flops",
+    "has_block_dropout",
+    "set_dropout",
 ]

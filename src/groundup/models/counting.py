@@ -1,8 +1,9 @@
 """What a network holds and what it computes: parameters and floating-point operations.
 
 A multiply-add is 2 FLOP. Counted are convolutions and matrix products, whether they come from a module or from a
-functional call; norms, activations, pooling and sums are left out, as is usual. A training step is taken as 3 times the
-forward pass: the outputs, the gradient of the activations, the gradient of the weights.
+functional call, so the fixed filters of `blur_pool` too; norms, activations, pooling and sums are left out, as is usual.
+A training step is taken as 3 times the forward pass: the outputs, the gradient of the activations, the gradient of the
+weights.
 """
 
 import torch

@@ -23,6 +23,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from groundup.basis.settings import Settings
+from groundup.models.regularization import HeadDropoutField
 
 _WHITENING_KERNEL = 2
 _PATCHES_AT_ONCE = 1 << 18
@@ -43,6 +44,7 @@ class SpeedNetSettings(Settings):
     batch_norm_momentum: float = Field(
         0.1, gt=0, le=1, description="Share of the newest batch in the running statistics."
     )
+    head_dropout: HeadDropoutField = 0.0
 
     @model_validator(mode="after")
     def _three_pairs(self) -> "SpeedNetSettings":
@@ -112,6 +114,7 @@ class SpeedNet(nn.Module):
                 )
             )
         )
+        self.head_dropout = nn.Dropout(settings.head_dropout)
         self.head = nn.Linear(settings.widths[-1], num_classes, bias=False)
         self.logit_scale = settings.logit_scale
 
@@ -124,7 +127,7 @@ class SpeedNet(nn.Module):
         x = self.groups(F.silu(self.whiten(x)))
         # max_pool2d over the plane, not amax: the compiled bf16 backward of amax gave NaN on a CPU with torch 2.13.
         pooled = F.max_pool2d(x, x.shape[2:]).flatten(1) + x.mean((2, 3))
-        return self.head(pooled).float() * self.logit_scale
+        return self.head(self.head_dropout(pooled)).float() * self.logit_scale
 
 
 def whitening_filters(images: Tensor, kernel: int, epsilon: float = 5e-4) -> Tensor:

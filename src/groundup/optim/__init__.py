@@ -13,7 +13,8 @@ from groundup.optim.adamw import AdamWSettings
 from groundup.optim.groups import BaseOptimizerSettings, GroupScales, apply_rates, parameter_groups
 from groundup.optim.losses import CrossEntropySettings, balanced_weights, cross_entropy, loss_parts
 from groundup.optim.muon import Muon, MuonSettings
-from groundup.optim.schedules import SCHEDULES, LiveRates, Schedule, ScheduleSettings, curve
+from groundup.optim.sam import SAMSettings, frozen_norm_statistics, uphill
+from groundup.optim.schedules import SCHEDULES, LiveRates, Memory, Schedule, ScheduleSettings, curve
 from groundup.optim.sgd import SGDSettings
 
 OPTIMIZERS: dict[str, type[BaseOptimizerSettings]] = {"sgd": SGDSettings, "adamw": AdamWSettings, "muon": MuonSettings}
@@ -31,15 +32,19 @@ __all__ = [
     "GroupScales",
     "LiveRates",
     "LossSettings",
+    "Memory",
     "Muon",
     "MuonSettings",
     "OptimizerSettings",
+    "SAMSettings",
     "Schedule",
     "ScheduleSettings",
     "apply_rates",
     "balanced_weights",
     "cross_entropy",
     "curve",
+    "frozen_norm_statistics",
     "loss_parts",
     "parameter_groups",
+    "uphill",
 ]

@@ -23,6 +23,7 @@ from torch import nn
 
 from groundup.basis.errors import UsageError
 from groundup.basis.settings import Settings
+from groundup.optim.sam import SAMSettings
 from groundup.optim.schedules import LiveRates
 
 WeightDecay = Annotated[
@@ -54,6 +55,8 @@ class BaseOptimizerSettings(Settings):
     head_lr_scale: LrScale = Field(
         1.0, description="Learning rate of the final classifier, as a multiple of the schedule's, above 0."
     )
+
+    sam: SAMSettings | None = Field(None, description="Sharpness-aware minimization around the updates; null: none.")
 
     @abstractmethod
     def build(self, model: nn.Module) -> torch.optim.Optimizer:

@@ -11,19 +11,22 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from groundup.augment import OPERATIONS
+from groundup.augment import MIXERS, OPERATIONS
 from groundup.basis.duration import Duration
 from groundup.models import MODELS
 from groundup.optim import LOSSES, OPTIMIZERS, SCHEDULES
 from groundup.recipe.schema import Recipe
+from groundup.training import AVERAGES
 
 # Where a family stands in the recipe -> its dictionary. A method that is added there is on the page.
 FAMILIES: dict[str, Mapping[str, type[BaseModel]]] = {
     "model": MODELS,
     "augment.policy": OPERATIONS,
+    "mix.methods": MIXERS,
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "average": AVERAGES,
 }
 
 _HEAD = """# Recipe reference
@@ -77,15 +80,15 @@ def _section(key: str, field: FieldInfo) -> list[str]:
     return parts + _class(key, settings)
 
 
-def _class(key: str, settings: type[BaseModel]) -> list[str]:
+def _class(key: str, settings: type[BaseModel], mark: str = "###") -> list[str]:
     plain, parts = [], []
     for name, field in _fields(settings):
         inner = f"{key}.{name}"
         if inner in FAMILIES:
-            parts += [f"\n### {inner}\n", f"{field.description}{_note(field)}\n", *_family(inner)]
-        elif _section_of(field) and not _in_a_family(field):
+            parts += [f"\n{mark} {inner}\n", f"{field.description}{_note(field)}\n", *_family(inner)]
+        elif _section_of(field) and not _in_a_family(field) and not _is_told_elsewhere(inner, field):
             (section,) = _section_of(field)
-            parts += [f"\n### {inner}\n", f"{field.description}{_note(field)}\n", *_class(inner, section)]
+            parts += [f"\n{mark} {inner}\n", f"{field.description}{_note(field)}\n", *_class(inner, section, mark)]
         else:
             plain.append((name, field))
     return ([_table(plain)] if plain else []) + parts
@@ -96,15 +99,22 @@ def _in_a_family(field: FieldInfo) -> bool:
     return all(section in members for section in _section_of(field))
 
 
+def _is_told_elsewhere(key: str, field: FieldInfo) -> bool:
+    """Whether `field` holds a section of the recipe that has its own place on the page, such as the `mix` of a phase."""
+    sections = {section for name, top in _fields(Recipe) if name != key for section in _section_of(top)}
+    return "." in key and all(section in sections for section in _section_of(field))
+
+
 def _family(key: str) -> list[str]:
-    """One table for every method of a family; a class that stands under several names is shown once."""
+    """Tables for every method of a family; a class that stands under several names is shown once."""
     names: dict[type[BaseModel], list[str]] = {}
     for name, settings in FAMILIES[key].items():
         names.setdefault(settings, []).append(name)
     parts = []
     for settings, called in names.items():
         said = (settings.__doc__ or "").strip().split("\n\n")[0]
-        parts += [f"\n#### {key}: {', '.join(called)}\n", f"{' '.join(said.split())}\n", _table(_fields(settings))]
+        head = [f"\n#### {key}: {', '.join(called)}\n", f"{' '.join(said.split())}\n"]
+        parts += head + _class(key, settings, "#####")
     return parts
 
 

@@ -2,14 +2,22 @@
 
 from pydantic import Field
 
-from groundup.augment import AugmentSettings
+from groundup.augment import AugmentSettings, MixSettings
 from groundup.basis.duration import Clock, Duration
 from groundup.basis.settings import Settings
 from groundup.data import DataSettings
 from groundup.models import ModelSettings
 from groundup.optim import LossSettings, OptimizerSettings, ScheduleSettings
 from groundup.tracking import TrackSettings
-from groundup.training import CheckpointSettings, EvaluateSettings, Phase, TrainSettings
+from groundup.training import (
+    AverageSettings,
+    CheckpointSettings,
+    EvaluateSettings,
+    NoAverage,
+    Phase,
+    StopSettings,
+    TrainSettings,
+)
 
 
 class Claim(Settings):
@@ -32,13 +40,18 @@ class Recipe(Settings):
     data: DataSettings = Field(description="Where the images come from, and how they are split.")
     model: ModelSettings = Field(description="The network.")
     augment: AugmentSettings = Field(default_factory=AugmentSettings, description="What is done to training images.")
+    mix: MixSettings = Field(default_factory=MixSettings, description="Mixing of pairs of training images.")
     loss: LossSettings = Field(default_factory=LossSettings, description="The training loss.")
     optimizer: OptimizerSettings = Field(
         description="How gradients become updates; the learning rate is in `schedule`."
     )
     schedule: ScheduleSettings = Field(description="The learning rate of every step.")
     train: TrainSettings = Field(description="Length, batch, device and arithmetic.")
+    average: AverageSettings = Field(
+        default_factory=lambda: NoAverage(name="none"), description="An average of the weights along the run."
+    )
     phases: tuple[Phase, ...] = Field((), description="From given points on, other values for live settings.")
+    stop: StopSettings = Field(default_factory=StopSettings, description="When the run may end before its length.")
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings, description="When and how to evaluate.")
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings, description="When to save.")
     track: TrackSettings = Field(default_factory=TrackSettings, description="What is written while training.")

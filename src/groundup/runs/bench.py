@@ -30,7 +30,10 @@ def bench(recipe: Recipe, steps: int = 5, stop: StopRequest | None = None) -> di
     job, state = build_job(plan, engine, build_network(plan, engine), stop.check)
     ceiling = matrix_flops(engine.torch_device, engine.precision)
     sizes = []
-    for first in sorted({0, *(step for step, _ in job.live.changes)}):
+    firsts = {
+        job.live.at(step).resolution: step for step in sorted({0, *(s for s, _ in job.live.changes)}, reverse=True)
+    }
+    for first in sorted(firsts.values()):
         state.step = first
         train_step(job, state)  # warm-up of this input size
         times = []
@@ -75,7 +78,7 @@ def _by_part(job: Any, state: Any, step: int) -> dict[str, float]:
     for group in state.optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
-    apply_rates(state.optimizer, job.schedule.at(step, job.clock))
+    apply_rates(state.optimizer, job.rates.at(step, state.schedule))
     optimizer = _timed(state.optimizer.step, device)
     state.optimizer.zero_grad(set_to_none=True)
     return {"data_and_augmentation": _timed(data_and_augmentation, device), "optimizer": optimizer}

@@ -10,6 +10,10 @@ _OWN = """
 The network or the data named above was handed in from Python in place of the recipe's, and has to be again.
 """
 
+_OPTIMISTIC = """**The accuracy is optimistic: the test split was used to choose, so new images will be classified less well.**
+
+"""
+
 
 def write_card(folder: RunFolder, recipe: Recipe, summary: dict[str, Any]) -> None:
     """Write the card of a finished run."""
@@ -35,7 +39,7 @@ Trained from scratch with [groundup](https://pypi.org/project/groundup/) {summar
 | training | {summary["epochs"]:g} epochs, {summary["steps"]:,} steps, {summary["pflop"]:.4g} PFLOP, {summary["seconds"]:.0f} s |
 | hardware | {summary["hardware"]}, {summary["device"]}, {summary["precision"]} |
 
-The interval speaks of the choice of test images alone, not of the choice of the seed.
+{_OPTIMISTIC if summary["optimistic"] else ""}The interval speaks of the choice of test images alone, not of the choice of the seed.
 
 {"What to know about the data:" + chr(10) + chr(10) + notes if notes else ""}
 ![training curves](training_curves.png)

@@ -67,9 +67,11 @@ class RunFolder:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
-    def store(self, keep: int = 2, extra: dict[str, Any] | None = None) -> CheckpointStore:
-        """The checkpoints of the run. `extra` is saved with each of them."""
-        return CheckpointStore(self.path / "checkpoints", keep, extra or {})
+    def store(
+        self, keep: int = 2, keep_every: int | None = None, extra: dict[str, Any] | None = None
+    ) -> CheckpointStore:
+        """The checkpoints of the run. `keep_every`: steps; `extra` is saved with each of them."""
+        return CheckpointStore(self.path / "checkpoints", keep, keep_every, extra or {})
 
     def recipe(self) -> Recipe:
         """The recipe of the run, as it stands in the folder now."""

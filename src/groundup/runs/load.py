@@ -15,7 +15,7 @@ from groundup.data import Resize, Splits, decode_image
 from groundup.models import build_model
 from groundup.recipe import Recipe
 from groundup.runs.folder import RunFolder, open_run_folder
-from groundup.training import load_weights
+from groundup.training import AVERAGE, MODEL, load_weights
 
 FORMAT_VERSION = 1
 
@@ -67,29 +67,36 @@ def describe_classifier(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     }
 
 
-def chosen_checkpoint(folder: RunFolder, recipe: Recipe) -> Path:
-    """The checkpoint whose weights a run reports: the last, or the best on validation, as its recipe says."""
+def reported_weights(folder: RunFolder) -> str:
+    """The file of weights that a run reports: the average's if its summary says so. An unfinished run has the trained ones only:
+    the batch-norm statistics of its average may be older than the average."""
+    summary = folder.summary() or {}
+    return AVERAGE if summary.get("weights") == "average" else MODEL
+
+
+def chosen_checkpoint(folder: RunFolder, recipe: Recipe, weights: str) -> Path:
+    """The checkpoint that a run reports: the last, or the best on validation, as its recipe says. `weights`: the file needed."""
     link = folder.path / "checkpoints" / recipe.evaluate.model
     if not link.is_symlink() or not link.exists():
         raise CheckpointError(
             f"{folder.path}: no checkpoint `{link.name}` yet", hint=f"`groundup resume {folder.path}` goes on"
         )
     folder_of_weights = link.resolve()
-    _require_undamaged(folder_of_weights, folder.path)
+    _require_undamaged(folder_of_weights, folder.path, weights)
     return folder_of_weights
 
 
 def reported_weights_are_whole(folder: RunFolder) -> bool:
     """Whether the weights that a finished run reports are there and undamaged."""
     try:
-        chosen_checkpoint(folder, folder.recipe())
+        chosen_checkpoint(folder, folder.recipe(), reported_weights(folder))
     except CheckpointError:
         return False
     return True
 
 
-def _require_undamaged(checkpoint: Path, run: Path) -> None:
-    weights = checkpoint / "model.safetensors"
+def _require_undamaged(checkpoint: Path, run: Path, name: str) -> None:
+    weights = checkpoint / name
     try:
         whole = json.loads((checkpoint / "checksums.json").read_text())[weights.name] == sha256(weights)
     except (OSError, ValueError, KeyError, TypeError):
@@ -115,7 +122,8 @@ def load(run: Path | str, model: nn.Module | None = None) -> Classifier:
         )
     recipe = folder.recipe()
     network = model or build_model(recipe.model, num_classes=len(described["classes"]), seed=recipe.seed)
-    load_weights(chosen_checkpoint(folder, recipe), network)
+    weights = reported_weights(folder)
+    load_weights(chosen_checkpoint(folder, recipe, weights), network, weights)
     mean, std = (tuple(described[key]) for key in ("mean", "std"))
     return Classifier(
         network.eval(),

@@ -12,7 +12,7 @@ from groundup.recipe import Recipe
 from groundup.runs.folder import RunFolder
 from groundup.tracking import read
 from groundup.training import Job
-from groundup.training.loop import batch_of
+from groundup.training.loop import batch_of, draw
 
 _SAMPLES = 32
 
@@ -24,13 +24,25 @@ def draw_samples(path: Path, job: Job, classes: list[str]) -> list[str]:
     """
     indices, batch = batch_of(job, 0)
     live = job.live.at(0)
-    part = slice(0, min(_SAMPLES, len(indices)))
-    drawn = augment.draw(live.policy, batch, 0)
-    originals, labels = job.data.take(indices[part])
-    seen = augment.normalize(augment.apply(live.policy, originals, drawn, part), job.mean, job.std, live.resolution)
+    drawn = draw(job, 0, live)
+    whole = slice(0, min(augment.MIX_GROUP, len(indices)))  # partners of mixing lie inside it
+    originals, labels = job.data.take(indices[whole])
+    seen = augment.normalize(
+        augment.apply(live.policy, originals, drawn.policy, whole), job.mean, job.std, live.resolution
+    )
     titles = [classes[label] for label in labels.tolist()]
-    image_grid(_bytes(_denormalized(seen, job)), titles, path, originals=_bytes(originals))
-    return augment.without_effect(live.policy, originals, replace(batch, indices=indices[part]))
+    if drawn.mixed is not None:
+        seen = augment.apply_mix(seen, drawn.mixed, whole)
+        titles = _mixed_titles(titles, drawn.mixed)
+    shown = min(_SAMPLES, len(originals))
+    image_grid(_bytes(_denormalized(seen[:shown], job)), titles[:shown], path, originals=_bytes(originals[:shown]))
+    return augment.without_effect(live.policy, originals, replace(batch, indices=indices[whole]))
+
+
+def _mixed_titles(titles: list[str], mixed: augment.Mixed) -> list[str]:
+    """What each image is made of, such as `70% apple, 30% pear`; the partners of the first group lie inside it."""
+    pairs = zip(titles, mixed.lam.tolist(), mixed.partner.tolist(), strict=False)
+    return [own if lam == 1 else f"{lam:.0%} {own}, {1 - lam:.0%} {titles[partner]}" for own, lam, partner in pairs]
 
 
 def _denormalized(images: torch.Tensor, job: Job) -> torch.Tensor:
@@ -47,4 +59,13 @@ def draw_curves(folder: RunFolder, recipe: Recipe) -> None:
     """training_curves.png from metrics.jsonl, once there is a line in it."""
     records = read(folder.metrics_file) if folder.metrics_file.exists() else []
     if records:
-        training_curves(records, folder.curves_picture, recipe.name)
+        mixes = any(
+            mix is not None and mix.methods for mix in (recipe.mix, *(phase.set.mix for phase in recipe.phases))
+        )
+        training_curves(
+            records,
+            folder.curves_picture,
+            recipe.name,
+            train_label="train (mixed, weighted)" if mixes else "train",
+            validation_label="test (optimistic)" if recipe.evaluate.optimistic else "validation",
+        )

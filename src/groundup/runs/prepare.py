@@ -18,12 +18,16 @@ from groundup.models import build_model, forward_flops
 from groundup.preflight import check_essentials
 from groundup.recipe import Recipe
 from groundup.training import (
+    Average,
     Engine,
     Job,
     LiveSchedule,
     LiveValues,
+    NoAverage,
+    Rates,
     SampleOrder,
     Sums,
+    SWASettings,
     TrainingState,
     check_agreement,
     compile_network,
@@ -31,6 +35,8 @@ from groundup.training import (
 
 # Images that data-dependent initial weights (a whitening stem) may look at.
 _FIRST_LOOK = 5000 * 32 * 32  # pixels
+# Batches that the batch-norm statistics of an average are computed from, at most.
+_NORM_BATCHES = 100
 
 
 @runtime_checkable
@@ -50,6 +56,7 @@ class Plan:
     order: SampleOrder
     clock: Clock
     live: LiveSchedule
+    rates: Rates
 
 
 def open_data(recipe: Recipe, stop: StopRequest, progress: Callable[[int, int], None] | None = None) -> Splits:
@@ -78,11 +85,19 @@ def make_plan(recipe: Recipe, splits: Splits) -> Plan:
         balanced=train.sampling == "balanced",
     )
     clock = recipe.clock(order.steps_per_epoch)
-    smoothing = recipe.loss.label_smoothing
-    base = LiveValues(train.resolution or splits.image_size, recipe.augment.policy, smoothing)
+    touches_dropout = any(phase.set.dropout is not None for phase in recipe.phases)
+    base = LiveValues(
+        train.resolution or splits.image_size,
+        recipe.augment.policy,
+        recipe.loss.label_smoothing,
+        recipe.mix,
+        getattr(recipe.model, "dropout", None) if touches_dropout else None,
+    )
     live = LiveSchedule.of(base, recipe.phases, clock)
-    check_essentials(recipe, splits, clock, live)
-    return Plan(recipe, splits, order, clock, live)
+    swa = recipe.average if isinstance(recipe.average, SWASettings) else None
+    rates = Rates.of(recipe.schedule, recipe.phases, clock, swa)
+    check_essentials(recipe, splits, clock, live, rates)
+    return Plan(recipe, splits, order, clock, live, rates)
 
 
 def build_network(plan: Plan, engine: Engine, own: nn.Module | None = None) -> nn.Module:
@@ -141,23 +156,51 @@ def build_job(plan: Plan, engine: Engine, model: nn.Module, check: Callable[[], 
         clock=plan.clock,
         engine=engine,
         train=recipe.train,
-        schedule=recipe.schedule,
+        rates=plan.rates,
         live=plan.live,
         evaluation=recipe.evaluate,
         checkpoint=recipe.checkpoint,
         data=loader,
         order=plan.order,
+        classes=len(splits.classes),
         image_size=splits.image_size,
         mean=mean,
         std=std,
         class_weights=None if weights is None else weights.to(device),
         flops=flops,
         forward=forward,
-        evaluate=_validation(plan, engine, model, check),
+        evaluate=_validation(plan, engine, check),
+        norm_images=lambda: _clean_images(recipe, loader),
+        check=check,
+        sam=recipe.optimizer.sam,
+        stop=recipe.stop,
         step_every=recipe.track.step_every,
     )
-    scaler = torch.amp.GradScaler(device.type, enabled=engine.precision == "fp16")
-    return job, TrainingState(model=model, optimizer=optimizer, scaler=scaler, sums=Sums.zeros(device))
+    state = TrainingState(
+        model=model,
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(device.type, enabled=engine.precision == "fp16"),
+        sums=Sums.zeros(device),
+        schedule=plan.rates.memory(),
+        average=None if isinstance(recipe.average, NoAverage) else Average(recipe.average, model, plan.clock),
+        reports_average=reports_average(recipe),
+    )
+    return job, state
+
+
+def reports_average(recipe: Recipe) -> bool:
+    """Whether the recipe's result is that of the average of its weights."""
+    return recipe.evaluate.weights != "model" and not isinstance(recipe.average, NoAverage)
+
+
+def _clean_images(recipe: Recipe, loader: MemoryLoader) -> Iterator[Tensor]:
+    """Normalised training images as evaluation sees them, fixed by the seed: float32 (B, 3, S, S), batch after batch."""
+    mean, std = constants(recipe)
+    size = recipe.evaluate.batch_size
+    shown = permutation(len(loader.labels), recipe.seed, "norm statistics")[: _NORM_BATCHES * size]
+    for chunk in shown.split(size):
+        if len(chunk) > 1 or len(shown) == 1:  # one image alone has no spread
+            yield augment.normalize(loader.take(chunk.to(loader.labels.device))[0], mean, std)
 
 
 def _compiled_if_it_agrees(
@@ -178,14 +221,15 @@ def _compiled_if_it_agrees(
 
 
 def _validation(
-    plan: Plan, engine: Engine, model: nn.Module, check: Callable[[], None]
-) -> Callable[[], dict[str, float]] | None:
-    """What the loop calls to evaluate the validation split; None if there is none."""
-    if plan.splits.validation is None:
+    plan: Plan, engine: Engine, check: Callable[[], None]
+) -> Callable[[nn.Module], dict[str, float]] | None:
+    """What the loop calls to evaluate the split that selects: validation, or test where the recipe is optimistic; None without."""
+    split = plan.splits.test if plan.recipe.evaluate.optimistic else plan.splits.validation
+    if split is None:
         return None
-    loader = MemoryLoader(plan.splits.validation, engine.torch_device)
+    loader = MemoryLoader(split, engine.torch_device)
 
-    def evaluate() -> dict[str, float]:
+    def evaluate(model: nn.Module) -> dict[str, float]:
         logits, labels = logits_of(model, loader, plan.recipe, engine, check)
         return {"validation_loss": nll(logits, labels), "validation_top1": top_k(logits, labels, 1)}
 

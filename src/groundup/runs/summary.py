@@ -9,7 +9,7 @@ from groundup.models import count_parameters, forward_flops
 from groundup.runs.folder import RunFolder
 from groundup.runs.load import chosen_checkpoint
 from groundup.runs.prepare import Plan, logits_of
-from groundup.training import Job, TrainingState, load_weights
+from groundup.training import AVERAGE, MODEL, Job, TrainingState, load_weights
 from groundup.version import __version__
 
 FORMAT_VERSION = 1
@@ -21,28 +21,29 @@ def summarize(
     """Evaluate the reported weights on the test split. `Interrupted` leaves the run resumable: only this is still to do."""
     recipe, splits = plan.recipe, plan.splits
     assert splits.test is not None
-    load_weights(chosen_checkpoint(folder, recipe), state.model)
+    weights = AVERAGE if state.reports_average and state.averaged else MODEL
+    load_weights(chosen_checkpoint(folder, recipe, weights), state.model, weights)
     loader = MemoryLoader(splits.test, job.engine.torch_device)
     logits, labels = logits_of(state.model, loader, recipe, job.engine, stop.check)
     result = Evaluation.of(logits, labels, splits.classes, split="test")
-    chosen_step = state.step if recipe.evaluate.model == "last" else int((state.best or {})["step"])
+    optimistic = recipe.evaluate.optimistic
     return {
         "format": FORMAT_VERSION,
         "groundup": __version__,
         "recipe": recipe.name,
         "seed": recipe.seed,
         "steps": state.step,
-        "epochs": recipe.train.epochs,
+        "epochs": recipe.train.epochs if state.ended is None else round(plan.clock.epoch(state.step), 4),
+        "ended": state.ended,
         "top1": result.top1,
         "top1_interval": list(result.top1_interval),
         "top5": result.top5,
         "nll": result.nll,
         "images": result.images,
-        "selected_on": "nothing: the last step"
-        if recipe.evaluate.model == "last"
-        else f"validation: step {chosen_step}",
+        "selected_on": selected_on(plan, state),
         "reported_on": "test",
-        "optimistic": False,
+        "optimistic": optimistic and uses_selection(plan),
+        "weights": "average" if weights == AVERAGE else "model",
         "validation_top1": (state.best or {}).get("validation_top1") if recipe.evaluate.model == "best" else None,
         "pflop": state.flops / 1e15,
         "evaluation_pflop": forward_flops(state.model, splits.image_size) * result.images / 1e15,
@@ -63,6 +64,27 @@ def summarize(
     }
 
 
+def uses_selection(plan: Plan) -> bool:
+    """Whether anything in the run was chosen by what was measured on the split that selects."""
+    recipe = plan.recipe
+    watched = [*recipe.stop.metrics.values(), *plan.rates.metrics_needed]
+    return recipe.evaluate.model == "best" or any("validation" in metric for metric in watched)
+
+
+def selected_on(plan: Plan, state: TrainingState) -> str:
+    """What the reported weights were chosen on, in words."""
+    recipe = plan.recipe
+    split = "test (optimistic)" if recipe.evaluate.optimistic else "validation"
+    chosen = (
+        f"{split}: step {int((state.best or {})['step'])}"
+        if recipe.evaluate.model == "best"
+        else "nothing: the last step"
+    )
+    watched = [("the schedule", plan.rates.metrics_needed), ("the end", tuple(recipe.stop.metrics.values()))]
+    followed = [what for what, metrics in watched if any("validation" in metric for metric in metrics)]
+    return f"{chosen}; {' and '.join(followed)} followed {split}" if followed else chosen
+
+
 def result_line(summary: dict[str, Any]) -> str:
     """The result in one line, with its interval, what it was reported on and what it cost."""
     low, high = summary["top1_interval"]
@@ -70,5 +92,6 @@ def result_line(summary: dict[str, Any]) -> str:
         f"{summary['reported_on']} top-1 {summary['top1']:.2%} "
         f"(95% interval {low:.2%} to {high:.2%}, {summary['images']:,} images), "
         f"top-5 {summary['top5']:.2%}; selected on {summary['selected_on']}; "
+        f"{'OPTIMISTIC: the test split was used to choose; ' if summary['optimistic'] else ''}"
         f"{summary['pflop']:.3g} PFLOP, {summary['seconds']:.0f} s, {summary['images_per_second'] or 0:,.0f} images/s"
     )

@@ -154,7 +154,7 @@ def _train_with(
     )
     trackers.message(f"{engine.device}, {engine.threads} threads, {engine.why}")
     trackers.image("samples", folder.samples_picture, state.step)
-    store = folder.store(recipe.checkpoint.keep, _beside_state(recipe, plan.splits))
+    store = folder.store(recipe.checkpoint.keep, _keep_every(plan), _beside_state(recipe, plan.splits))
     try:
         run_loop(job, state, store, trackers, stop)
     finally:
@@ -164,6 +164,11 @@ def _train_with(
     write_card(folder, recipe, summary)
     write_json(folder.summary_file, summary)
     return Run(folder.path, summary)
+
+
+def _keep_every(plan: Plan) -> int | None:
+    every = plan.recipe.checkpoint.keep_every
+    return None if every is None else max(1, plan.clock.steps(every))
 
 
 def _decoding(terminal: Tracker) -> Any:

@@ -4,8 +4,8 @@ The training loop knows one object, `Trackers`; each member writes what it is to
 dictionaries of numbers, strings and None:
 
 - `start(info)`: once, before the first step. Keys that trackers understand, all optional: `name` (of the run),
-  `total_steps`, `step` (steps already done, above 0 after a resume), `epochs` (length of the run). Trackers may write
-  all of it into the run folder, so it holds no path, user or host.
+  `total_steps`, `step` (steps already done, above 0 after a resume), `epochs` (length of the run), `recipe` (all of it,
+  as a plain dictionary). Trackers may write all of it into the run folder, so it holds no path, user or host.
 - `step(record)`: some steps, some steps late: `step`, `epoch` (position, a fraction), `loss`, `top1`, `lr`,
   `images_per_second`, and any other live setting (`momentum`, `resolution` ...).
 - `evaluation(record)`: one line of metrics.jsonl: `step`, `epoch`, `lr`, `train_loss`, `train_top1`, `validation_loss`,
@@ -15,6 +15,7 @@ dictionaries of numbers, strings and None:
 """
 
 import contextlib
+import io
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -100,6 +101,17 @@ class Trackers(Tracker):
         for line in failed:
             with contextlib.suppress(Exception):
                 self._report(line)
+
+
+def as_png(picture: Picture) -> tuple[bytes, int, int]:
+    """`picture` as a PNG file, and its width and height in pixels."""
+    from PIL import Image
+
+    encoded = io.BytesIO()
+    opened = Image.fromarray(picture) if isinstance(picture, np.ndarray) else Image.open(picture)
+    with opened as image:
+        image.convert("RGB").save(encoded, format="PNG")
+        return encoded.getvalue(), *image.size
 
 
 def _print_to_stderr(line: str) -> None:

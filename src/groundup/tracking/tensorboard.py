@@ -5,25 +5,20 @@ writer, into `events.out.tfevents.NNNNNNNNNN.groundup`, NNNNNNNNNN counting the 
 reads the files of a folder in the order of their names. Every record is handed to the system at once, so a killed
 process loses nothing that was written.
 
-Scalars: `train/loss`, `train/top1`, `speed/images_per_second` and `live/lr`, `live/momentum` ... from steps;
-`validation/...`, `test/...` and `train_mean/...` (the mean since the last evaluation) from evaluations.
+The names of the scalars are those of `scalars.py`.
 """
 
-import contextlib
-import io
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from groundup.basis.files import write_bytes
-from groundup.tracking.base import Picture, Record, Tracker
+from groundup.tracking.base import Picture, Record, Tracker, as_png
+from groundup.tracking.scalars import ScalarNames
 
 _PATTERN = "events.out.tfevents.*.groundup"
-_TRAIN = ("loss", "top1")
-_POSITION = ("step", "epoch", "seconds")  # told by the step axis and the wall time of each event
-_GROUPS = {"train": "train_mean", "validation": "validation", "test": "test"}
 
 
 class TensorBoardTracker(Tracker):
@@ -37,7 +32,7 @@ class TensorBoardTracker(Tracker):
         if purge_step is not None:
             cut_back(self.folder, purge_step)
         self._last_step = purge_step or 0
-        self._live: set[str] = set()
+        self._names = ScalarNames()
         self._stream = open(self._next_file(), "xb")  # noqa: SIM115 - lives as long as the tracker
         self._records = RecordWriter(self._stream)
         self._write(file_version="brain.Event:2")
@@ -46,40 +41,23 @@ class TensorBoardTracker(Tracker):
 
     def start(self, info: Record) -> None:
         self._last_step = int(info.get("step", self._last_step))
-        rows = [f"| {key} | {str(value).replace('|', chr(92) + '|')} |" for key, value in info.items()]
+        shown = {key: value for key, value in info.items() if not isinstance(value, Mapping)}
+        rows = [f"| {key} | {str(value).replace('|', chr(92) + '|')} |" for key, value in shown.items()]
         self._text("run", "\n".join(["| | |", "|---|---|", *rows]))
 
     def step(self, record: Record) -> None:
         self._last_step = int(record["step"])
-        numbers = _numbers(record)
-        live = [key for key in numbers if key not in (*_TRAIN, "images_per_second")]
-        self._live.update(live)
-        scalars = {f"train/{key}": numbers[key] for key in _TRAIN if key in numbers}
-        if "images_per_second" in numbers:
-            scalars["speed/images_per_second"] = numbers["images_per_second"]
-        self._scalars(scalars | {f"live/{key}": numbers[key] for key in live})
+        self._scalars(self._names.step(record))
 
     def evaluation(self, record: Record) -> None:
         self._last_step = int(record["step"])
-        scalars = {}
-        for key, number in _numbers(record).items():
-            group, _, rest = key.partition("_")
-            if rest and group in _GROUPS:
-                scalars[f"{_GROUPS[group]}/{rest}"] = number
-            elif key not in self._live and key != "images_per_second":
-                scalars[f"evaluation/{key}"] = number
-        self._scalars(scalars)
+        self._scalars(self._names.evaluation(record))
 
     def image(self, name: str, picture: Picture, step: int) -> None:
-        from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        encoded = io.BytesIO()
-        opened = Image.open(picture) if isinstance(picture, str | Path) else Image.fromarray(picture)
-        with opened as image:
-            image.convert("RGB").save(encoded, format="PNG")
-            width, height = image.size
-        content = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=encoded.getvalue())
+        encoded, width, height = as_png(picture)
+        content = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=encoded)
         self._write(summary=Summary(value=[Summary.Value(tag=name, image=content)]), step=step)
 
     def close(self) -> None:
@@ -148,13 +126,3 @@ def _records(content: bytes) -> Iterator[tuple[bytes, int]]:
             return
         yield content[position:end], step
         position = end
-
-
-def _numbers(record: Record) -> dict[str, float]:
-    """The numbers of `record` by key, without its position in the run."""
-    numbers: dict[str, float] = {}
-    for key, value in record.items():
-        if key not in _POSITION and not isinstance(value, bool | str):
-            with contextlib.suppress(TypeError, ValueError, RuntimeError):  # None, lists, tensors of several numbers
-                numbers[key] = float(value)
-    return numbers

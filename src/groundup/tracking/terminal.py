@@ -53,7 +53,7 @@ class TerminalTracker(Tracker):
             self._print(_joined(self._where(record), self._step_of_total(step), _measured(record), self._time_left()))
 
     def evaluation(self, record: Record) -> None:
-        splits = [_split_numbers(split, record) for split in ("train", "validation", "test")]
+        splits = [_split_numbers(split, record) for split in ("train", "validation", "average_validation", "test")]
         took = f"after {clock(record['seconds'])}" if record.get("seconds") is not None else ""
         step = self._step_of_total(int(record["step"]))
         live = {key: record.get(key) for key in ("lr", "images_per_second")}
@@ -149,7 +149,9 @@ def _measured(record: Record) -> str:
 def _split_numbers(split: str, record: Record) -> str:
     named: dict[str, Any] = {key: record.get(f"{split}_{key}") for key in ("loss", "top1")}
     numbers = _measured(named)
-    return f"{split} {numbers.replace('  ', ' ')}" if numbers else ""
+    if record.get("validation_is_test"):
+        split = split.replace("validation", "test (optimistic)")
+    return f"{split.replace('_', ' on ')} {numbers.replace('  ', ' ')}" if numbers else ""
 
 
 def _joined(*parts: str) -> str:

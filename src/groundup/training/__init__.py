@@ -1,26 +1,46 @@
 """Training: the loop, its state and checkpoints, live settings, the engine. Takes settings objects, never a recipe."""
 
-from groundup.training.checkpoint import CheckpointStore, load_checkpoint, load_weights, read_state
+from groundup.training.average import AVERAGES, Average, AverageSettings, EMASettings, NoAverage, SWASettings
+from groundup.training.checkpoint import AVERAGE, MODEL, CheckpointStore, load_checkpoint, load_weights, read_state
 from groundup.training.compiling import check_agreement, compile_network
 from groundup.training.engine import Engine, choose_engine
 from groundup.training.live import LiveSchedule, LiveValues
-from groundup.training.loop import Job, NonFiniteLoss, train, train_step
+from groundup.training.loop import Job, train, train_step
 from groundup.training.order import SampleOrder
-from groundup.training.settings import CheckpointSettings, EvaluateSettings, LivePatch, Phase, TrainSettings
+from groundup.training.rates import Rates
+from groundup.training.settings import (
+    CheckpointSettings,
+    EvaluateSettings,
+    LivePatch,
+    Phase,
+    StopSettings,
+    TrainSettings,
+)
 from groundup.training.state import Sums, TrainingState
+from groundup.training.watch import NonFiniteLoss
 
 __all__ = [
+    "AVERAGE",
+    "AVERAGES",
+    "MODEL",
+    "Average",
+    "AverageSettings",
     "CheckpointSettings",
     "CheckpointStore",
+    "EMASettings",
     "Engine",
     "EvaluateSettings",
     "Job",
     "LivePatch",
     "LiveSchedule",
     "LiveValues",
+    "NoAverage",
     "NonFiniteLoss",
     "Phase",
+    "Rates",
+    "SWASettings",
     "SampleOrder",
+    "StopSettings",
     "Sums",
     "TrainSettings",
     "TrainingState",

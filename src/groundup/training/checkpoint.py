@@ -1,8 +1,9 @@
 """Checkpoints: folders that appear whole or not at all, know their own checksum, and are found again after any kill.
 
-    checkpoints/step-0001234/   model.safetensors   weights and buffers
-                                state.pt            the rest of the training state; loads with weights_only=True
-                                checksums.json      format version, SHA-256 of both
+    checkpoints/step-0001234/   model.safetensors     weights and buffers
+                                average.safetensors   those of the average, in a run that has one
+                                state.pt              the rest of the training state; loads with weights_only=True
+                                checksums.json        format version, SHA-256 of each
     checkpoints/last, best      links to one of them, swapped in one move
 
 A damaged checkpoint is detected by its checksum, and the one before it is used.
@@ -27,18 +28,20 @@ from groundup.basis.files import fsync_folder, sha256, write_json
 from groundup.training.state import TrainingState
 
 FORMAT_VERSION = 1
-_FILES = ("model.safetensors", "state.pt")
+MODEL, AVERAGE = "model.safetensors", "average.safetensors"
 
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The `checkpoints/` folder of a run. `keep`: how many of the newest are kept; the best is always kept.
+    """The `checkpoints/` folder of a run. `keep`: how many of the newest are kept; the best is always kept, and so are those at
+    multiples of `keep_every` steps.
 
     `extra`: plain values saved with every checkpoint, beside the state.
     """
 
     folder: Path
     keep: int = 2
+    keep_every: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, state: TrainingState, engine: Mapping[str, Any]) -> Path:
@@ -72,18 +75,22 @@ class CheckpointStore:
 
     def _write(self, folder: Path, state: TrainingState, engine: Mapping[str, Any]) -> None:
         folder.mkdir()
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.model.state_dict().items()}
-        safetensors.torch.save_file(weights, folder / "model.safetensors")
         contents = {"format": FORMAT_VERSION, "state": state.to_dict(), "engine": dict(engine), **self.extra}
         torch.save(contents, folder / "state.pt")
-        # safetensors makes its file readable by its owner alone, whatever the umask says.
-        shutil.copymode(folder / "state.pt", folder / "model.safetensors")
-        for name in _FILES:
+        networks = (
+            {MODEL: state.model} if state.average is None else {MODEL: state.model, AVERAGE: state.average.network}
+        )
+        for name, network in networks.items():
+            weights = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+            safetensors.torch.save_file(weights, folder / name)
+            # safetensors makes its file readable by its owner alone, whatever the umask says.
+            shutil.copymode(folder / "state.pt", folder / name)
+        files = (*networks, "state.pt")
+        for name in files:
             with open(folder / name, "rb+") as written:
                 os.fsync(written.fileno())
-        write_json(
-            folder / "checksums.json", {"format": FORMAT_VERSION, **{name: sha256(folder / name) for name in _FILES}}
-        )
+        sums = {name: sha256(folder / name) for name in files}
+        write_json(folder / "checksums.json", {"format": FORMAT_VERSION, **sums})
 
     def point(self, name: str, target: Path) -> None:
         """Make the link `name` point to `target`, in one move."""
@@ -99,11 +106,14 @@ class CheckpointStore:
         # What is newer was damaged, or the run would not have gone on from before it.
         kept.update(folder.name for folder in everything[everything.index(newest) :][: self.keep])
         for folder in everything:
-            if folder.name not in kept:
+            if folder.name not in kept and not self._is_milestone(folder):
                 # Renamed first: a kill in the middle must not leave half a checkpoint under a valid name.
                 doomed = folder.with_name(f".building-{secrets.token_hex(4)}")
                 os.rename(folder, doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
+
+    def _is_milestone(self, folder: Path) -> bool:
+        return bool(self.keep_every) and int(folder.name.removeprefix("step-")) % (self.keep_every or 1) == 0
 
     def all(self) -> list[Path]:
         """Every checkpoint folder, newest first."""
@@ -137,8 +147,10 @@ def _problem(folder: Path) -> str | None:
     """What is wrong with the files of a checkpoint, or None. A newer format is an error, not damage."""
     try:
         sums = json.loads((folder / "checksums.json").read_text())
-        check_format(folder, sums["format"])
-        for name in _FILES:
+        check_format(folder, sums.pop("format"))
+        if not {MODEL, "state.pt"} <= sums.keys():
+            return f"checksums.json names {', '.join(sums) or 'nothing'} alone"
+        for name in sums:
             if sha256(folder / name) != sums[name]:
                 return f"{name} does not match its checksum"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -155,9 +167,12 @@ def check_format(path: Path, version: object) -> None:
         )
 
 
-def load_weights(folder: Path, model: torch.nn.Module) -> None:
-    """Copy the weights of a checkpoint into `model`, in place. CheckpointError if names or shapes differ."""
-    saved = safetensors.torch.load_file(folder / "model.safetensors")
+def load_weights(folder: Path, model: torch.nn.Module, name: str = MODEL) -> None:
+    """Copy the weights of a checkpoint (`name`: the model's or the average's file) into `model`, in place.
+
+    CheckpointError if names or shapes differ.
+    """
+    saved = safetensors.torch.load_file(folder / name)
     own = model.state_dict()
     if saved.keys() != own.keys():
         odd = sorted(saved.keys() ^ own.keys())[:5]
@@ -165,12 +180,12 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
             f"{folder}: the weights are of another network; names that only one side has: {', '.join(odd)}"
         )
     with torch.no_grad():
-        for name, tensor in own.items():
-            if tensor.shape != saved[name].shape:
+        for key, tensor in own.items():
+            if tensor.shape != saved[key].shape:
                 raise CheckpointError(
-                    f"{folder}: {name} has shape {tuple(saved[name].shape)}, the network has {tuple(tensor.shape)}"
+                    f"{folder}: {key} has shape {tuple(saved[key].shape)}, the network has {tuple(tensor.shape)}"
                 )
-            tensor.copy_(saved[name])
+            tensor.copy_(saved[key])
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -190,5 +205,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> dict[str, Any]:
     """Bring `state` to where the checkpoint was taken, and return what else was saved with it."""
     saved = read_state(folder)
     load_weights(folder, state.model)
+    if state.average is not None:
+        load_weights(folder, state.average.network, AVERAGE)
     state.load_dict(saved["state"])
     return saved

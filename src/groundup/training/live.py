@@ -1,9 +1,9 @@
 """Live settings: the values that phases may change, as a pure function of the step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from groundup.augment import Operation
+from groundup.augment import MixSettings, Operation
 from groundup.basis.duration import Clock
 from groundup.basis.errors import UsageError
 from groundup.training.settings import Phase
@@ -11,11 +11,16 @@ from groundup.training.settings import Phase
 
 @dataclass(frozen=True)
 class LiveValues:
-    """What is in force at one step. `resolution`: side in px; `policy`: operations; `label_smoothing`: in [0, 1)."""
+    """What is in force at one step. `resolution`: side in px; `policy`: operations; `label_smoothing`: in [0, 1).
+
+    `dropout`: inside the blocks, in [0, 1); None where no phase touches it, and the network keeps what it was built with.
+    """
 
     resolution: int
     policy: tuple[Operation, ...]
     label_smoothing: float
+    mix: MixSettings = field(default_factory=MixSettings)
+    dropout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class LiveSchedule:
                     f"{clock.total_steps} steps; allowed: a point before the end",
                     hint="use a share of the run, such as 0.5dur, or a longer train.epochs",
                 )
-            changes.append((step, {key: getattr(phase.set, key) for key in phase.set.model_fields_set}))
+            changes.append((step, {key: getattr(phase.set, key) for key in phase.set.model_fields_set - {"schedule"}}))
         return cls(base, tuple(sorted(changes, key=lambda change: change[0])))
 
     def at(self, step: int) -> LiveValues:
@@ -48,6 +53,15 @@ class LiveSchedule:
                 values.update(change)
         return LiveValues(**values)
 
+    def everything(self) -> list[LiveValues]:
+        """The values in force at the start and after each change, in order."""
+        return [self.base, *(self.at(first) for first, _ in self.changes)]
+
     def resolutions(self) -> list[int]:
         """Every input size in px that the run will use, in order of first use."""
         return list(dict.fromkeys(self.at(step).resolution for step in (0, *(first for first, _ in self.changes))))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed at any time of the run."""
+        return any(values.mix.methods for values in self.everything())

@@ -1,67 +1,70 @@
 """The training loop, from top to bottom: evaluate and save where it is time, stop where it was asked to, else make one step.
 
-A step: the live values and rates of this step; the images of this step; augmentation with parameters drawn for the whole
-batch; forward, loss and backward per micro-batch; clip; update. Everything but the training state is a function of
-(settings, seed, step), so a resumed run repeats what the uninterrupted one would have done.
+A step: the live values and rates of this step; the images of this step; augmentation and mixing with parameters drawn for the
+whole batch; forward, loss and backward per micro-batch, twice where SAM is due; clip; update; average. Everything but the training
+state is a function of (settings, seed, step), so a resumed run repeats what the uninterrupted one would have done.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from groundup import augment
 from groundup.basis.duration import Clock
-from groundup.basis.errors import GroundupError
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.basis.seeding import seed_from
 from groundup.data import MemoryLoader
-from groundup.optim import Schedule, apply_rates, loss_parts
+from groundup.models import set_dropout
+from groundup.optim import SAMSettings, apply_rates, frozen_norm_statistics, loss_parts, uphill
 from groundup.tracking import Trackers
+from groundup.training import stopping
 from groundup.training.checkpoint import CheckpointStore
 from groundup.training.engine import Engine
-from groundup.training.live import LiveSchedule
+from groundup.training.live import LiveSchedule, LiveValues
 from groundup.training.order import SampleOrder
-from groundup.training.settings import CheckpointSettings, EvaluateSettings, TrainSettings
+from groundup.training.rates import Rates
+from groundup.training.settings import CheckpointSettings, EvaluateSettings, StopSettings, TrainSettings
 from groundup.training.state import TrainingState
-
-_CALM = "lower the schedule's learning rate, lengthen its warm-up, or set train.clip_norm=1"
-
-
-class NonFiniteLoss(GroundupError):
-    """The loss became infinite or not a number."""
+from groundup.training.watch import CALM, LossWatch, NonFiniteLoss
 
 
 @dataclass(frozen=True)
 class Job:
     """Everything about a run that does not change while it runs.
 
-    `image_size`: side of the stored images in px; `mean`, `std`: of pixels in [0, 1]; `class_weights`: float (C,) on the
-    device; `flops`: forward FLOPs of one image per input size in px; `forward`: the network, compiled or not; `evaluate`:
-    gives the validation numbers of the model as it is now (may raise `Interrupted`), None without a validation split.
+    `classes`: how many there are; `image_size`: side of the stored images in px; `mean`, `std`: of pixels in [0, 1];
+    `class_weights`: float (C,) on the device; `flops`: forward FLOPs of one image per input size in px; `forward`: the network,
+    compiled or not; `evaluate`: gives the numbers of a network on the split that selects (may raise `Interrupted`), None without
+    one; `norm_images`: normalised clean training images, float (B, 3, S, S), for the batch-norm statistics of an average.
     """
 
     seed: int
     clock: Clock
     engine: Engine
     train: TrainSettings
-    schedule: Schedule
+    rates: Rates
     live: LiveSchedule
     evaluation: EvaluateSettings
     checkpoint: CheckpointSettings
     data: MemoryLoader
     order: SampleOrder
+    classes: int
     image_size: int
     mean: augment.Colour
     std: augment.Colour
     class_weights: Tensor | None
     flops: dict[int, int]
     forward: Callable[[Tensor], Tensor]
-    evaluate: Callable[[], dict[str, float]] | None
+    evaluate: Callable[[nn.Module], dict[str, float]] | None
+    norm_images: Callable[[], Iterable[Tensor]]
+    check: Callable[[], None] = lambda: None
+    sam: SAMSettings | None = None
+    stop: StopSettings = field(default_factory=StopSettings)
     step_every: int = 10
 
     def is_due(self, every: int, step: int) -> bool:
@@ -72,7 +75,7 @@ class Job:
 def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trackers, stop: StopRequest) -> None:
     """Train from `state.step` to the end. `Interrupted` after saving if asked to stop; `NonFiniteLoss` if it diverges."""
     evaluate_every, save_every = job.clock.steps(job.evaluation.every), job.clock.steps(job.checkpoint.every)
-    watch = LossWatch(job, trackers)
+    watch = LossWatch(trackers, job.step_every, lambda state: describe(job, state))
     saved = (state.step, state.evaluated_at)
     state.model.train()
     try:
@@ -80,12 +83,12 @@ def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trac
             if job.is_due(evaluate_every, state.step) and state.evaluated_at != state.step:
                 settle(job, state, watch)
                 trackers.evaluation(evaluation_record(job, state))
-            due = job.is_due(save_every, state.step) or is_new_best(job, state)
+            due = job.is_due(save_every, state.step) or is_to_be_kept(job, state)
             if due and saved != (state.step, state.evaluated_at):
                 settle(job, state, watch)
                 save(job, state, store)
                 saved = (state.step, state.evaluated_at)
-            if state.step == job.clock.total_steps:
+            if state.step == job.clock.total_steps or state.ended:
                 return
             stop.check()
             started = time.perf_counter()
@@ -98,12 +101,16 @@ def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trac
         raise
 
 
-def is_new_best(job: Job, state: TrainingState) -> bool:
-    """Whether these weights are the ones that a run which reports its best would report: they have to be kept."""
-    return job.evaluation.model == "best" and state.best is not None and state.best["step"] == state.step
+def is_to_be_kept(job: Job, state: TrainingState) -> bool:
+    """Whether these weights must not be lost: the last, the best of a run that reports its best, or those of a kept step."""
+    is_best = job.evaluation.model == "best" and state.best is not None and state.best["step"] == state.step
+    keep_every = job.checkpoint.keep_every
+    return (
+        is_best or bool(state.ended) or (keep_every is not None and job.is_due(job.clock.steps(keep_every), state.step))
+    )
 
 
-def settle(job: Job, state: TrainingState, watch: "LossWatch") -> None:
+def settle(job: Job, state: TrainingState, watch: LossWatch) -> None:
     """Wait until the device has done what it was given, count that time as training, and read the last loss."""
     started = time.perf_counter()
     job.engine.synchronize()
@@ -111,35 +118,84 @@ def settle(job: Job, state: TrainingState, watch: "LossWatch") -> None:
     watch.catch_up()
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The global batch of one update, and everything random about it.
+
+    `targets`: int64 (B,) class numbers, or under mixing float (B, C) shares; `weight`: what the batch's loss is divided by.
+    """
+
+    indices: Tensor
+    policy: list[augment.Parameters]
+    mixed: augment.Mixed | None
+    targets: Tensor
+    weight: Tensor
+
+
 def train_step(job: Job, state: TrainingState) -> Tensor:
     """One optimizer update. Returns the loss of the batch, a scalar on the device that nobody has waited for."""
-    live, rates = job.live.at(state.step), job.schedule.at(state.step, job.clock)
-    apply_rates(state.optimizer, rates)
-    indices, batch = batch_of(job, state.step)
-    drawn = augment.draw(live.policy, batch, state.step)
-    labels = job.data.labels[indices]
-    weight = label_weight(labels, job.class_weights)
+    live = job.live.at(state.step)
+    apply_rates(state.optimizer, job.rates.at(state.step, state.schedule))
+    if live.dropout is not None:
+        set_dropout(state.model, live.dropout)
+    batch = draw(job, state.step, live)
+    loss, correct = add_gradients(job, state, batch, live)
+    passes = 1
+    if job.sam is not None and job.sam.is_due(state.step, job.clock):
+        trained = [p for group in state.optimizer.param_groups for p in group["params"]]
+        with uphill(trained, job.sam.rho), frozen_norm_statistics(state.model):
+            add_gradients(job, state, batch, live)
+        passes = 2
+    skipped = update(job, state)
+    count = torch.full_like(batch.weight, len(batch.indices))
+    sums = torch.stack([loss, batch.weight, correct, count, skipped])
+    state.sums.values += sums.to(state.sums.values.dtype)
+    state.step += 1
+    state.images += len(batch.indices)
+    state.flops += passes * 3 * job.flops[live.resolution] * len(batch.indices)
+    if state.average is not None:
+        state.average.update(state.model, state.step)
+    return loss / batch.weight
+
+
+def draw(job: Job, step: int, live: LiveValues) -> Drawn:
+    """The images of update number `step`, and what happens to them."""
+    indices, batch = batch_of(job, step)
+    targets = job.data.labels[indices]
+    mixed = augment.draw_mix(live.mix, len(indices), live.resolution, job.seed, step, indices.device)
+    if mixed is not None:
+        targets = augment.mixed_labels(targets, job.classes, mixed)
+    weight = label_weight(targets, job.class_weights)
+    return Drawn(indices, augment.draw(live.policy, batch, step), mixed, targets, weight)
+
+
+def add_gradients(job: Job, state: TrainingState, batch: Drawn, live: LiveValues) -> tuple[Tensor, Tensor]:
+    """Forward and backward over the micro-batches: adds the gradient of the batch's loss to the parameters.
+
+    Returns the sum of the losses and the number of right answers (under mixing: the sum of the shares that were hit).
+    """
     seed_dropout(job.engine.torch_device, seed_from(job.seed, "dropout", state.step, 0))
-    total = torch.zeros((), device=indices.device)
-    correct = torch.zeros((), dtype=torch.int64, device=indices.device)
-    for part in parts(len(indices), job.train.micro_batch):
-        images = augment.apply(live.policy, job.data.take(indices[part])[0], drawn, part)
+    total, correct = torch.zeros((2,), device=batch.indices.device)
+    for part in parts(len(batch.indices), job.train.micro_batch):
+        images = augment.apply(live.policy, job.data.take(batch.indices[part])[0], batch.policy, part)
         images = augment.normalize(images, job.mean, job.std, live.resolution)
+        if batch.mixed is not None:
+            images = augment.apply_mix(images, batch.mixed, part)
         with job.engine.autocast():
             logits = job.forward(images)
-        loss_sum, _ = loss_parts(logits, labels[part], live.label_smoothing, job.class_weights)
-        state.scaler.scale(loss_sum / weight).backward()
-        total += loss_sum.detach()
-        correct += (logits.detach().argmax(1) == labels[part]).sum()
-    skipped = update(job, state)
-    count = torch.full_like(weight, len(indices))
-    state.sums.values += torch.stack([total, weight, correct.to(total.dtype), count, skipped]).to(
-        state.sums.values.dtype
-    )
-    state.step += 1
-    state.images += len(indices)
-    state.flops += 3 * job.flops[live.resolution] * len(indices)
-    return total / weight
+        loss, _ = loss_parts(logits, batch.targets[part], live.label_smoothing, job.class_weights)
+        state.scaler.scale(loss / batch.weight).backward()
+        total = total + loss.detach()
+        correct = correct + hits(logits.detach(), batch.targets[part])
+    return total, correct
+
+
+def hits(logits: Tensor, targets: Tensor) -> Tensor:
+    """How much of the targets the most probable classes hit: float32 scalar; of class numbers the number of right answers."""
+    guess = logits.argmax(1)
+    if targets.is_floating_point():
+        return targets.gather(1, guess[:, None]).sum()
+    return (guess == targets).sum().float()
 
 
 def seed_dropout(device: torch.device, seed: int) -> None:
@@ -193,11 +249,29 @@ def parts(count: int, micro_batch: int | None) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def label_weight(labels: Tensor, class_weights: Tensor | None) -> Tensor:
+def label_weight(targets: Tensor, class_weights: Tensor | None) -> Tensor:
     """The weight of a whole batch, which every micro-batch's loss is divided by: float32 scalar."""
     if class_weights is None:
-        return torch.full((), float(len(labels)), device=labels.device)
-    return class_weights[labels].sum()
+        return torch.full((), float(len(targets)), device=targets.device)
+    if targets.is_floating_point():
+        return (targets @ class_weights).sum()
+    return class_weights[targets].sum()
+
+
+def describe(job: Job, state: TrainingState) -> dict[str, Any]:
+    """Where the run is, and what was in force in its last step."""
+    last = max(0, state.step - 1)
+    live, rates = job.live.at(last), job.rates.at(last, state.schedule)
+    return {
+        "step": state.step,
+        "epoch": round(job.clock.epoch(state.step), 4),
+        "lr": rates.lr,
+        **({} if rates.momentum is None else {"momentum": rates.momentum}),
+        "resolution": live.resolution,
+        "label_smoothing": live.label_smoothing,
+        **({} if live.dropout is None else {"dropout": live.dropout}),
+        **({"mixed": 1.0 - live.mix.clean if live.mix.methods else 0.0} if job.live.mixes else {}),
+    }
 
 
 def evaluation_record(job: Job, state: TrainingState) -> dict[str, Any]:
@@ -205,31 +279,53 @@ def evaluation_record(job: Job, state: TrainingState) -> dict[str, Any]:
 
     The state changes only after evaluation has come to its end, so that an interruption in between loses nothing.
     """
-    numbers = job.evaluate() if job.evaluate else {}
+    numbers = validation_numbers(job, state)
     sums = require_finite(state)
-    last = max(0, state.step - 1)
-    live, rates = job.live.at(last), job.schedule.at(last, job.clock)
     record: dict[str, Any] = {
-        "step": state.step,
-        "epoch": round(job.clock.epoch(state.step), 4),
+        **describe(job, state),
         **sums,
         **numbers,
-        "lr": rates.lr,
-        **({} if rates.momentum is None else {"momentum": rates.momentum}),
-        "resolution": live.resolution,
-        "label_smoothing": live.label_smoothing,
         "seconds": round(state.seconds, 3),
         "images_per_second": round(state.images / state.seconds, 1) if state.seconds else 0.0,
         "pflop": state.flops / 1e15,
     }
+    if job.evaluation.optimistic:
+        record["validation_is_test"] = True
+    schedule = job.rates.observe(state.schedule, record, state.step)
+    watched, ended = stopping.observe(job.stop, state.watched, record, state.step, job.clock)
+    state.schedule, state.watched, state.ended = schedule, watched, ended
     state.skipped_updates += int(sums["skipped_updates"])
     state.sums.values.zero_()
     state.evaluated_at = state.step
-    if "validation_top1" in record and (
-        state.best is None or record["validation_top1"] > state.best["validation_top1"]
-    ):
-        state.best = {"step": state.step, "validation_top1": record["validation_top1"]}
+    note_best(state, record)
     return record
+
+
+def validation_numbers(job: Job, state: TrainingState) -> dict[str, float]:
+    """What the split that selects says of the weights and of their average. {} without one.
+
+    The average gets its batch-norm statistics here, wherever it is evaluated or the run may end.
+    """
+    average = state.average if state.averaged else None
+    may_end = state.step == job.clock.total_steps or bool(job.stop.metrics)
+    if average is not None and (job.evaluate is not None or may_end):
+        average.refresh_norms(job.norm_images(), job.engine.autocast, job.check)
+    if job.evaluate is None:
+        return {}
+    numbers = job.evaluate(state.model)
+    if average is not None:
+        numbers |= {f"average_{key}": value for key, value in job.evaluate(average.network).items()}
+    return numbers
+
+
+def note_best(state: TrainingState, record: dict[str, Any]) -> None:
+    """Remember the step whose reported weights did best so far. The trained weights count only until there is an average."""
+    key = "average_validation_top1" if state.reports_average and state.averaged else "validation_top1"
+    if key not in record:
+        return
+    first_of_average = state.best is not None and key != state.best.get("metric", key)
+    if state.best is None or first_of_average or record[key] > state.best["validation_top1"]:
+        state.best = {"step": state.step, "validation_top1": record[key], "metric": key}
 
 
 def require_finite(state: TrainingState) -> dict[str, float]:
@@ -238,7 +334,7 @@ def require_finite(state: TrainingState) -> dict[str, float]:
     if state.sums.images and not math.isfinite(sums["train_loss"]):
         raise NonFiniteLoss(
             f"the loss became {sums['train_loss']} between step {max(0, state.evaluated_at)} and step {state.step}",
-            hint=_CALM,
+            hint=CALM,
         )
     return sums
 
@@ -247,68 +343,3 @@ def save(job: Job, state: TrainingState, store: CheckpointStore) -> None:
     """Write a checkpoint, with the engine that the run has to go on with. A run that has diverged is not saved."""
     require_finite(state)
     store.save(state, job.engine.to_dict())
-
-
-class LossWatch:
-    """Reads the loss some steps late, so that no step waits for it: reports it, and ends the run when it is not finite."""
-
-    def __init__(self, job: Job, trackers: Trackers) -> None:
-        self._job = job
-        self._trackers = trackers
-        self._pending: Pending | None = None
-        self._last: tuple[float, int] | None = None
-
-    def saw(self, state: TrainingState, loss: Tensor) -> None:
-        """Take note of the loss of the step just made, and of the accuracy since the last line of metrics.jsonl."""
-        if state.step % self._job.step_every:
-            return
-        self.catch_up()
-        last = state.step - 1
-        record = {
-            "step": state.step,
-            "epoch": self._job.clock.epoch(state.step),
-            "lr": self._job.schedule.at(last, self._job.clock).lr,
-            "resolution": self._job.live.at(last).resolution,
-            **self._speed(state),
-        }
-        self._pending = Pending.of(record, torch.stack([loss.detach().to(state.sums.values), *state.sums.values[2:4]]))
-
-    def _speed(self, state: TrainingState) -> dict[str, float]:
-        now, before = (time.perf_counter(), state.images), self._last
-        self._last = now
-        return {"images_per_second": (now[1] - before[1]) / (now[0] - before[0])} if before else {}
-
-    def catch_up(self) -> None:
-        """Report what is pending. `NonFiniteLoss` says where the run diverged."""
-        if self._pending is None:
-            return
-        (record, (loss, correct, images)), self._pending = self._pending.read(), None
-        if not math.isfinite(loss):
-            raise NonFiniteLoss(
-                f"the loss is {loss} at step {record['step']} (epoch {record['epoch']:.2f}, learning rate {record['lr']:.4g})",
-                hint=_CALM,
-            )
-        self._trackers.step({**record, "loss": loss, "top1": correct / images})
-
-
-@dataclass(frozen=True)
-class Pending:
-    """Numbers on their way from the device to the host, and the record that they belong to."""
-
-    record: dict[str, Any]
-    numbers: Tensor
-    arrived: torch.cuda.Event | None
-
-    @classmethod
-    def of(cls, record: dict[str, Any], numbers: Tensor) -> "Pending":
-        if numbers.device.type != "cuda":
-            return cls(record, numbers.cpu(), None)
-        copied, arrived = numbers.to("cpu", non_blocking=True), torch.cuda.Event()
-        arrived.record()
-        return cls(record, copied, arrived)
-
-    def read(self) -> tuple[dict[str, Any], list[float]]:
-        """The record and its numbers. By now the device has long sent them; if not, this waits."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return self.record, self.numbers.tolist()

@@ -1,12 +1,22 @@
-"""Settings of the training room: the `train`, `phases`, `evaluate` and `checkpoint` sections of a recipe."""
+"""Settings of the training room: the `train`, `phases`, `stop`, `evaluate` and `checkpoint` sections of a recipe."""
 
 from typing import Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
-from groundup.augment import OperationSettings
+from groundup.augment import MixSettings, OperationSettings
 from groundup.basis.duration import Duration
 from groundup.basis.settings import Settings
+from groundup.optim import ScheduleSettings
+
+Metric = Literal[
+    "validation_top1",
+    "validation_loss",
+    "average_validation_top1",
+    "average_validation_loss",
+    "train_top1",
+    "train_loss",
+]
 
 
 class TrainSettings(Settings):
@@ -68,11 +78,19 @@ class LivePatch(Settings):
     label_smoothing: float | None = Field(
         None, alias="loss.label_smoothing", ge=0, lt=1, description="Label smoothing, in [0, 1)."
     )
+    mix: MixSettings | None = Field(None, description="Mixing; `mix: {methods: []}` ends it.")
+    dropout: float | None = Field(
+        None, alias="model.dropout", ge=0, lt=1, description="Dropout inside the network's blocks, in [0, 1)."
+    )
+    schedule: ScheduleSettings | None = Field(
+        None, description="Another schedule, on a clock of its own: it begins here and ends with the run."
+    )
 
     @model_validator(mode="after")
     def _not_empty(self) -> "LivePatch":
         if not self.model_fields_set:
-            raise ValueError("sets nothing; allowed: train.resolution, augment.policy, loss.label_smoothing")
+            live = ", ".join(field.alias or key for key, field in type(self).model_fields.items())
+            raise ValueError(f"sets nothing; allowed: {live}")
         for key in self.model_fields_set:
             if getattr(self, key) is None:
                 raise ValueError(
@@ -92,6 +110,40 @@ class Phase(Settings):
     set: LivePatch = Field(description="Live settings and their values, e.g. `train.resolution: 24`.")
 
 
+class EarlyStop(Settings):
+    """End the run when a metric has stopped getting better."""
+
+    metric: Metric = Field("validation_top1", description="What is watched; losses shall fall, accuracies rise.")
+    patience: Duration = Field(description="How long the metric may fail to get better before the run ends.")
+    min_gain: float = Field(0.0, ge=0, description="What counts as better: a gain above this, in the metric's unit.")
+
+
+class Target(Settings):
+    """End the run when a metric has reached a value."""
+
+    metric: Metric = Field("validation_top1", description="What is watched.")
+    value: float = Field(ge=0, description="The value to reach: an accuracy is a fraction in [0, 1].")
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> "Target":
+        if self.metric.endswith("top1") and not 0 < self.value <= 1:
+            raise ValueError(f"value={self.value:g}: {self.metric} is a fraction, above 0 and at most 1, such as 0.73")
+        return self
+
+
+class StopSettings(Settings):
+    """When a run may end before its length. Looked at after every evaluation."""
+
+    early: EarlyStop | None = Field(None, description="Early stopping; null: never.")
+    target: Target | None = Field(None, description="Stop as soon as a target is reached; null: never.")
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """The metrics that are watched, under the keys that name them."""
+        rules = {"early": self.early, "target": self.target}
+        return {f"stop.{key}.metric": rule.metric for key, rule in rules.items() if rule is not None}
+
+
 class EvaluateSettings(Settings):
     """When and how the model is evaluated during training. The test split is read once, after the last step."""
 
@@ -101,7 +153,16 @@ class EvaluateSettings(Settings):
     )
     batch_size: PositiveInt = Field(500, description="Images per forward pass in evaluation.")
     model: Literal["last", "best"] = Field(
-        "last", description="Which weights are reported: those of the last step, or the best on validation."
+        "last", description="Which step is reported: the last, or the best on validation."
+    )
+    weights: Literal["auto", "model", "average"] = Field(
+        "auto",
+        description="Which weights are reported: the trained ones or their average; auto: the average if there is one.",
+    )
+    optimistic: bool = Field(
+        False,
+        description="Select, stop and schedule on the test split, as many projects do: the reported accuracy is then too "
+        "high, and every table says so. Only to repeat what others did.",
     )
 
 
@@ -111,4 +172,7 @@ class CheckpointSettings(Settings):
     every: Duration = Field(Duration(1, "ep"), description="How often the state is saved; it always is at the end.")
     keep: int = Field(
         2, ge=2, description="How many are kept. At least 2: if one is damaged the one before it is used."
+    )
+    keep_every: Duration | None = Field(
+        None, description="Also keep, for good, the checkpoints at multiples of this; null: none."
     )

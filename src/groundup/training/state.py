@@ -1,10 +1,13 @@
 """Everything the loop has to remember: what a checkpoint holds, and nothing that follows from (recipe, seed, step)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from groundup.optim import Memory
+from groundup.training.average import Average
 
 
 @dataclass
@@ -41,7 +44,9 @@ class TrainingState:
     """The state of a run after `step` optimizer updates.
 
     `seconds`: time spent in training steps; `images`: trained on so far; `flops`: 3 x the forward pass, counted from the model;
-    `evaluated_at`: the step of the last line in metrics.jsonl; `best`: the best line on validation so far.
+    `evaluated_at`: the step of the last line in metrics.jsonl; `best`: the best line on validation so far; `schedule`: what
+    stateful schedules remember; `watched`: what early stopping remembers; `ended`: why the run ended before its length;
+    `average`: the average of the weights, None if there is none; `reports_average`: whether it is what the run reports.
     """
 
     model: nn.Module
@@ -54,9 +59,22 @@ class TrainingState:
     flops: int = 0
     skipped_updates: int = 0
     evaluated_at: int = -1
-    best: dict[str, float] | None = None
+    best: dict[str, Any] | None = None
+    schedule: Memory = field(default_factory=dict)
+    watched: dict[str, float] = field(default_factory=dict)
+    ended: str | None = None
+    average: Average | None = None
+    reports_average: bool = False
 
-    _NUMBERS = ("step", "seconds", "images", "flops", "skipped_updates", "evaluated_at", "best")
+    _NUMBERS = (
+        *("step", "seconds", "images", "flops", "skipped_updates", "evaluated_at"),
+        *("best", "schedule", "watched", "ended"),
+    )
+
+    @property
+    def averaged(self) -> bool:
+        """Whether there is an average with at least one sample in it."""
+        return self.average is not None and self.average.ready
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the weights, as tensors and plain values that `torch.load(weights_only=True)` accepts."""
@@ -64,6 +82,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "sums": self.sums.values,
+            "average": {} if self.average is None else self.average.to_dict(),
             "numbers": {name: getattr(self, name) for name in self._NUMBERS},
         }
 
@@ -73,5 +92,7 @@ class TrainingState:
         if saved["scaler"]:
             self.scaler.load_state_dict(saved["scaler"])
         self.sums.values.copy_(saved["sums"])
+        if self.average is not None:
+            self.average.load_dict(saved["average"])
         for name, value in saved["numbers"].items():
             setattr(self, name, value)

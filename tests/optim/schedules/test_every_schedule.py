@@ -19,8 +19,21 @@ EXAMPLES = {
     "one_cycle": {"max_lr": 0.2, "cycle_momentum": True},
     "trapezoid": {"lr": 0.2},
     "step": {"lr": 0.2, "milestones": ["0.5dur", "9ep"]},
+    "cosine_restarts": {"lr": 0.2, "warmup": "1ep", "final_lr": 0.001, "period": "1.5ep", "growth": 2},
+    "ramp": {"start_lr": 0.01, "lr": 0.2},
+    "exponential": {"lr": 0.2, "warmup": "1ep", "gamma": 0.9},
+    "polynomial": {"lr": 0.2, "warmup": "1ep", "power": 2, "final_lr": 0.001},
+    "inverse_sqrt": {"lr": 0.2, "warmup": "1ep", "timescale": "2ep"},
+    "plateau": {"lr": 0.2, "warmup": "1ep", "patience": "2ep"},
+    "sequence": {
+        "parts": [
+            {"schedule": {"name": "ramp", "start_lr": 0.01, "lr": 0.2}, "length": "2ep"},
+            {"schedule": {"name": "cosine", "lr": 0.2, "warmup": "0.1dur"}},
+        ]
+    },
 }
-WARMED_UP = [name for name in EXAMPLES if name != "one_cycle"]
+WARMED_UP = [name for name in EXAMPLES if name not in ("one_cycle", "ramp", "sequence")]
+PEAK_KEYS = {"one_cycle": "max_lr", "sequence": "parts"}
 
 
 def example(name, **changes):
@@ -57,6 +70,22 @@ def test_rates_do_not_depend_on_the_order_of_the_calls(name):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
+def test_rates_without_memory_are_those_of_the_memory_before_the_first_step(name):
+    settings = example(name)
+    assert [settings.at(step, CLOCK, settings.memory()) for step in range(120)] == curve(settings, CLOCK)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_memory_is_that_of_a_stateful_schedule_and_goes_into_a_checkpoint(name):
+    settings = example(name)
+    memory = settings.memory()
+    assert bool(memory) == settings.stateful == bool(settings.metrics_needed) == (name == "plateau")
+    seen = settings.observe(memory, dict.fromkeys(settings.metrics_needed, 1.5), 60, CLOCK)
+    assert json.loads(json.dumps(seen)) == seen
+    assert (seen != memory) == settings.stateful
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("step", [-1, 120, 121])
 def test_step_outside_the_run_is_refused(name, step):
     with pytest.raises(ValueError, match=rf"step {step} is outside the run: its steps are 0 to 119"):
@@ -80,7 +109,7 @@ def test_every_field_has_a_description_and_name_comes_first(name):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_peak_is_required_and_positive(name):
-    key = "max_lr" if name == "one_cycle" else "lr"
+    key = PEAK_KEYS.get(name, "lr")
     with pytest.raises(ValidationError, match=key):
         example(name, **{key: 0})
     with pytest.raises(ValidationError, match=f"{key}\n  Field required"):
@@ -108,7 +137,7 @@ def test_warmup_as_a_bare_number_is_refused_with_its_unit(name):
         example(name, warmup=5)
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine", "trapezoid"])
+@pytest.mark.parametrize("name", ["linear", "cosine", "trapezoid", "cosine_restarts", "polynomial"])
 def test_final_rate_above_the_peak_is_refused(name):
     with pytest.raises(ValidationError, match=r"final_lr=0\.3 is above lr=0\.2"):
         example(name, final_lr=0.3)

@@ -60,13 +60,18 @@ def test_default_momentum_range_is_torchs(torch_rates):
 def test_published_curve_of_200_epochs_is_reproduced():
     # A WRN-28-10 on CIFAR-100: 39,200 steps, max_lr 0.3, div 25, final_div 1000; peak between steps at 11,759.
     clock = Clock(steps_per_epoch=196, total_steps=39_200)
-    drawn = curve(OneCycleSettings(max_lr=0.3, rise="0.3dur", div_factor=25, final_div_factor=1000), clock)
+    drawn = curve(
+        OneCycleSettings(max_lr=0.3, rise="0.3dur", div_factor=25, final_div_factor=1000, cycle_momentum=True), clock
+    )
     for s, rates in enumerate(drawn):
         if s <= 11_759:
             expected = 0.012 + 0.288 * (1 - math.cos(math.pi * s / 11_759)) / 2
+            momentum = 0.95 - 0.1 * (1 - math.cos(math.pi * s / 11_759)) / 2
         else:
             expected = 1.2e-5 + (0.3 - 1.2e-5) * (1 + math.cos(math.pi * (s - 11_759) / 27_440)) / 2
+            momentum = 0.95 - 0.1 * (1 + math.cos(math.pi * (s - 11_759) / 27_440)) / 2
         assert math.isclose(rates.lr, expected, rel_tol=1e-9), s
+        assert math.isclose(rates.momentum, momentum, rel_tol=1e-9), s
     assert drawn[0].lr == pytest.approx(0.012)
     assert drawn[11_759].lr == pytest.approx(0.3)
     assert drawn[-1].lr == pytest.approx(1.2e-5)

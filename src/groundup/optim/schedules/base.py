@@ -1,16 +1,21 @@
-"""What every schedule is: settings, and a pure function of (step, clock) that gives the rates of one optimizer update.
+"""What every schedule is: settings, and a pure function of (step, clock, memory) that gives the rates of one update.
 
 Steps are 0-based: `at(step, clock)` gives the rates that update number `step` uses. The run performs the steps
 0 .. total_steps - 1. A schedule that ends at some rate has it at step `total_steps`, which is never performed, as
 torch's CosineAnnealingLR(T_max=total_steps) has it: the last update still moves the weights when the final rate is 0.
 (`one_cycle` keeps its own convention, torch's OneCycleLR: its last performed step has the final rate.)
 
+A schedule that reacts to what was measured (`plateau`) keeps nothing in itself either: what it has to remember is a
+`Memory`, which the run carries along and saves. `observe` makes a new one of it after each evaluation. All others need
+none: their memory is empty.
+
 The schedule is the only place that holds a learning rate. Optimizers hold multipliers of it (`lr_scale`).
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -23,6 +28,8 @@ FinalRate = Annotated[
     float, Field(ge=0, description="Learning rate at the end of the run (step total_steps), from 0 up to `lr`.")
 ]
 
+Memory = dict[str, Any]  # plain numbers, strings, None and dicts of them: it goes into the checkpoint
+
 
 @dataclass(frozen=True)
 class LiveRates:
@@ -33,7 +40,7 @@ class LiveRates:
 
 
 class Schedule(Settings):
-    """Base of all schedules: a pure function of the step, so that it can be drawn and resumed without any state."""
+    """Base of all schedules: a pure function of step, clock and memory, so that it can be drawn and resumed."""
 
     name: str = Field(description="Which schedule.")
 
@@ -42,17 +49,41 @@ class Schedule(Settings):
     def peak(self) -> float:
         """The highest learning rate."""
 
-    def check(self, clock: Clock) -> None:
-        """Raise UsageError if this schedule does not fit into a run of this length."""
+    @property
+    def metrics_needed(self) -> tuple[str, ...]:
+        """Names of the numbers of an evaluation's record that this schedule watches."""
+        return ()
 
-    def at(self, step: int, clock: Clock) -> LiveRates:
-        """The rates of update number `step`, 0-based; ValueError outside 0 .. total_steps - 1."""
+    @property
+    def stateful(self) -> bool:
+        """Whether the rates depend on what was measured, so that the memory has to be carried along."""
+        return bool(self.metrics_needed)
+
+    def check(self, clock: Clock, key: str = "schedule") -> None:
+        """Raise UsageError if this schedule does not fit into a run of this length. `key`: where it stands in the recipe."""
+
+    def memory(self) -> Memory:
+        """What is remembered before the first step; empty for a schedule that depends on the step alone."""
+        return {}
+
+    def observe(self, memory: Memory, record: Mapping[str, float], step: int, clock: Clock) -> Memory:
+        """The memory after an evaluation at `step` finished updates; `memory` itself is left as it is.
+
+        record: the numbers of the evaluation by name; UsageError if one of `metrics_needed` is not among them.
+        """
+        return memory
+
+    def at(self, step: int, clock: Clock, memory: Memory | None = None) -> LiveRates:
+        """The rates of update number `step`, 0-based; ValueError outside 0 .. total_steps - 1.
+
+        memory: None for the one before the first step, which is how a stateful schedule is drawn.
+        """
         if not 0 <= step < clock.total_steps:
             raise ValueError(f"step {step} is outside the run: its steps are 0 to {clock.total_steps - 1}")
-        return self._rates(step, clock)
+        return self._rates(step, clock, self.memory() if memory is None else memory)
 
     @abstractmethod
-    def _rates(self, step: int, clock: Clock) -> LiveRates:
+    def _rates(self, step: int, clock: Clock, memory: Memory) -> LiveRates:
         """`at`, for a step known to lie inside the run."""
 
 
@@ -85,15 +116,15 @@ class WarmedUpSchedule(Schedule):
     def peak(self) -> float:
         return self.lr
 
-    def check(self, clock: Clock) -> None:
+    def check(self, clock: Clock, key: str = "schedule") -> None:
         if clock.steps(self.warmup) >= clock.total_steps:
             raise UsageError(
-                f"schedule.warmup={self.warmup}: {clock.steps(self.warmup)} steps of warm-up in a run of "
-                f"{clock.total_steps} steps; allowed: less than the run",
-                hint="write the warm-up as a share of the run, e.g. schedule.warmup=0.1dur, or train longer",
+                f"{key}.warmup={self.warmup}: {clock.steps(self.warmup)} steps of warm-up in a {whole(key)} of "
+                f"{clock.total_steps} steps; allowed: less than the {whole(key)}",
+                hint=f"write the warm-up as a share of the {whole(key)}, e.g. {key}.warmup=0.1dur, or train longer",
             )
 
-    def _rates(self, step: int, clock: Clock) -> LiveRates:
+    def _rates(self, step: int, clock: Clock, memory: Memory) -> LiveRates:
         start = clock.steps(self.warmup)
         if step >= start:
             return LiveRates(self._lr_after_warmup(step, start, clock))
@@ -117,6 +148,11 @@ class FallingSchedule(WarmedUpSchedule):
         return self
 
 
+def whole(key: str) -> str:
+    """What the clock of a schedule that stands at `key` in the recipe counts: the run, or a part of it."""
+    return "run" if key == "schedule" else "part"
+
+
 def curve(settings: Schedule, clock: Clock) -> list[LiveRates]:
-    """The rates of every step of the run, to draw a schedule without training."""
+    """The rates of every step of the run, to draw a schedule without training; a plateau as if it never came."""
     return [settings.at(step, clock) for step in range(clock.total_steps)]

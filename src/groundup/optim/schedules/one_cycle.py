@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from groundup.basis.duration import Clock, Duration
 from groundup.basis.errors import UsageError
-from groundup.optim.schedules.base import LiveRates, Rate, Schedule
+from groundup.optim.schedules.base import LiveRates, Memory, Rate, Schedule, whole
 
 _BASE_MOMENTUM, _MAX_MOMENTUM = 0.85, 0.95
 
@@ -55,15 +55,15 @@ class OneCycleSettings(Schedule):
     def peak(self) -> float:
         return self.max_lr
 
-    def check(self, clock: Clock) -> None:
+    def check(self, clock: Clock, key: str = "schedule") -> None:
         if clock.steps(self.rise) > clock.total_steps:
             raise UsageError(
-                f"schedule.rise={self.rise}: {clock.steps(self.rise)} steps in a run of {clock.total_steps} steps; "
-                "allowed: at most the run",
-                hint="write the rise as a share of the run, e.g. schedule.rise=0.3dur",
+                f"{key}.rise={self.rise}: {clock.steps(self.rise)} steps in a {whole(key)} of {clock.total_steps} steps; "
+                f"allowed: at most the {whole(key)}",
+                hint=f"write the rise as a share of the {whole(key)}, e.g. {key}.rise=0.3dur",
             )
 
-    def _rates(self, step: int, clock: Clock) -> LiveRates:
+    def _rates(self, step: int, clock: Clock, memory: Memory) -> LiveRates:
         peak_step = self._rise_steps(clock) - 1
         start_lr = self.max_lr / self.div_factor
         if step <= peak_step:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from groundup.basis.duration import Clock, Duration
 from groundup.basis.errors import UsageError
-from groundup.optim.schedules.base import WarmedUpSchedule
+from groundup.optim.schedules.base import WarmedUpSchedule, whole
 
 
 class StepSettings(WarmedUpSchedule):
@@ -28,21 +28,21 @@ class StepSettings(WarmedUpSchedule):
     )
     gamma: float = Field(0.1, gt=0, lt=1, description="Factor on the rate at each milestone, between 0 and 1.")
 
-    def check(self, clock: Clock) -> None:
-        super().check(clock)
+    def check(self, clock: Clock, key: str = "schedule") -> None:
+        super().check(clock, key)
         written = "[" + ", ".join(map(str, self.milestones)) + "]"
         steps = self._milestone_steps(clock)
         warmup = clock.steps(self.warmup)
         if any(late <= early for early, late in pairwise(steps)):
             raise UsageError(
-                f"schedule.milestones={written}: steps {list(steps)}; allowed: increasing",
+                f"{key}.milestones={written}: steps {list(steps)}; allowed: increasing",
                 hint="order the milestones, and keep them at least one step apart",
             )
         if steps[0] < max(1, warmup) or steps[-1] >= clock.total_steps:
             raise UsageError(
-                f"schedule.milestones={written}: steps {list(steps)}; allowed: from step {max(1, warmup)} (the end of "
-                f"the warm-up, at least 1) to step {clock.total_steps - 1} (the last of the run)",
-                hint="write the milestones as shares of the run, e.g. schedule.milestones=[0.5dur, 0.75dur]",
+                f"{key}.milestones={written}: steps {list(steps)}; allowed: from step {max(1, warmup)} (the end of "
+                f"the warm-up, at least 1) to step {clock.total_steps - 1} (the last of the {whole(key)})",
+                hint=f"write the milestones as shares of the {whole(key)}, e.g. {key}.milestones=[0.5dur, 0.75dur]",
             )
 
     def _milestone_steps(self, clock: Clock) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from groundup.basis.duration import Clock, Duration
 from groundup.basis.errors import UsageError
-from groundup.optim.schedules.base import FallingSchedule
+from groundup.optim.schedules.base import FallingSchedule, whole
 
 
 class TrapezoidSettings(FallingSchedule):
@@ -40,14 +40,14 @@ class TrapezoidSettings(FallingSchedule):
             raise ValueError(f"final_lr={self.final_lr} does nothing without a cool-down; set cooldown as well")
         return self
 
-    def check(self, clock: Clock) -> None:
-        super().check(clock)
+    def check(self, clock: Clock, key: str = "schedule") -> None:
+        super().check(clock, key)
         warmup, cooldown = clock.steps(self.warmup), clock.steps(self.cooldown)
         if warmup + cooldown > clock.total_steps:
             raise UsageError(
-                f"schedule.cooldown={self.cooldown}: {cooldown} steps after schedule.warmup={self.warmup}, {warmup} "
-                f"steps, in a run of {clock.total_steps} steps; allowed: at most {clock.total_steps - warmup} steps",
-                hint="write both as shares of the run, e.g. schedule.warmup=0.1dur schedule.cooldown=0.3dur",
+                f"{key}.cooldown={self.cooldown}: {cooldown} steps after {key}.warmup={self.warmup}, {warmup} "
+                f"steps, in a {whole(key)} of {clock.total_steps} steps; allowed: at most {clock.total_steps - warmup} steps",
+                hint=f"write both as shares of the {whole(key)}, e.g. {key}.warmup=0.1dur {key}.cooldown=0.3dur",
             )
 
     def _lr_after_warmup(self, step: int, start: int, clock: Clock) -> float:

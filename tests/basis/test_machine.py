@@ -1,0 +1,60 @@
+"""Telling a lack of memory from other errors."""
+
+import numpy as np
+import pytest
+import torch
+
+from groundup.basis.errors import GroundupError, OutOfMemory
+from groundup.basis.machine import out_of_memory, usable_cores
+
+
+def test_torch_python_and_numpy_without_memory_are_recognised() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50, dtype=torch.uint8)
+    assert out_of_memory(caught.value)
+    with pytest.raises(MemoryError) as plain:
+        bytearray(1 << 62)
+    assert out_of_memory(plain.value)
+    with pytest.raises(MemoryError) as array:
+        np.empty(1 << 55, dtype=np.uint8)
+    assert out_of_memory(array.value)
+
+
+@pytest.mark.gpu
+def test_a_full_gpu_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+    assert out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.",
+        "MPS backend out of memory (MPS allocated: 9.00 GB)",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_what_other_systems_say_is_recognised(said: str) -> None:
+    assert out_of_memory(RuntimeError(said))
+    assert out_of_memory(torch.OutOfMemoryError(said))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.zeros(2) @ torch.zeros(3)
+    assert not out_of_memory(caught.value)
+    assert not out_of_memory(ValueError("out of memory"))
+    assert not out_of_memory(GroundupError("out of memory"))
+
+
+def test_the_error_says_which_settings_need_less_memory() -> None:
+    error = OutOfMemory("the GPU is full in step 3")
+    assert isinstance(error, GroundupError)
+    for key in ("train.micro_batch", "train.batch_size", "data.cache=host", "evaluate.batch_size", "train.precision"):
+        assert key in str(error)
+    assert str(OutOfMemory("full", hint="buy more")) == "full\nhint: buy more"
+
+
+def test_at_least_one_core_may_be_used() -> None:
+    assert usable_cores() >= 1

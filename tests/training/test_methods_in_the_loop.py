@@ -1,0 +1,147 @@
+"""What the loop does with mixing, SAM, live dropout and averages: compared with the same arithmetic written out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from groundup.augment import apply_mix, draw_mix, mixed_labels, normalize
+from groundup.training import train_step
+
+PLAIN: dict[str, Any] = {
+    "augment": {"policy": []},
+    "optimizer": {"name": "sgd", "momentum": 0, "nesterov": False, "weight_decay": 0},
+    "schedule": {"name": "constant", "lr": 1.0},
+}
+MIXED: dict[str, Any] = {**PLAIN, "mix": {"methods": [{"name": "mixup", "alpha": 1.0}], "per": "sample"}}
+NO_BEST: dict[str, Any] = {"data": {"validation": 0.0}, "train": {"epochs": 2}}
+WRN = {"name": "wide_resnet", "depth": 10, "width": 1, "dropout": 0.3}
+
+
+class Linear(nn.Module):
+    """One layer, so that its gradient can be written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(192, 10, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layer(x.flatten(1))
+        return logits
+
+
+class Certain(Linear):
+    """Says class 3 of every image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 0 + 100 * torch.eye(10)[3]
+
+
+def gradient(weight: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    weight = weight.clone().requires_grad_()
+    return torch.autograd.grad(nn.functional.cross_entropy(images.flatten(1) @ weight.T, targets), weight)[0]
+
+
+def moved(lab: Any, changes: dict[str, Any]) -> tuple[Any, Any, Tensor, Tensor]:
+    """Job and state after one step, the weight before it, and what was subtracted from it at learning rate 1."""
+    job, state = lab.build(changes, own=Linear())
+    before = state.model.layer.weight.detach().clone()
+    train_step(job, state)
+    return job, state, before, before - state.model.layer.weight.detach()
+
+
+def test_sam_takes_the_gradient_at_the_worst_point_near_the_weights_and_counts_both_passes(lab: Any) -> None:
+    sam = {**PLAIN["optimizer"], "sam": {"rho": 0.2}}
+    job, state, before, step = moved(lab, {**PLAIN, "optimizer": sam})
+    images, labels = job.data.take(job.order.at(0)[1])
+    seen = normalize(images, job.mean, job.std)
+    plain = gradient(before, seen, labels)
+    torch.testing.assert_close(step, gradient(before + 0.2 * plain / plain.norm(), seen, labels), atol=1e-5, rtol=1e-4)
+    assert (step - plain).norm() > 0.01 * plain.norm(), "the plain gradient is another one"
+    assert state.flops == 2 * 3 * job.flops[8] * 32
+    assert state.images == 32
+
+
+def test_sam_over_micro_batches_is_that_of_the_whole_batch(lab: Any) -> None:
+    sam = {**PLAIN, "optimizer": {**PLAIN["optimizer"], "sam": {"rho": 0.2}}}
+    whole, parted = (moved(lab, {**sam, "train": train})[-1] for train in ({}, {"micro_batch": 5}))
+    torch.testing.assert_close(parted, whole, atol=1e-6, rtol=1e-5)
+
+
+def test_a_step_on_mixed_images_has_the_loss_on_both_labels(lab: Any) -> None:
+    job, _, before, step = moved(lab, MIXED)
+    images, labels = job.data.take(job.order.at(0)[1])
+    mixed = draw_mix(job.live.at(0).mix, 32, 8, job.seed, 0, torch.device("cpu"))
+    assert mixed is not None
+    seen = apply_mix(normalize(images, job.mean, job.std), mixed, slice(None))
+    by_image = nn.functional.cross_entropy
+    weight = before.clone().requires_grad_()
+    logits = seen.flatten(1) @ weight.T
+    losses = mixed.lam * by_image(logits, labels, reduction="none")
+    losses = losses + (1 - mixed.lam) * by_image(logits, labels[mixed.partner], reduction="none")
+    torch.testing.assert_close(step, torch.autograd.grad(losses.mean(), weight)[0], atol=1e-6, rtol=1e-4)
+
+
+def test_mixed_micro_batches_equal_the_whole_batch(lab: Any) -> None:
+    batch = {"batch_size": 144}
+    whole = moved(lab, {**MIXED, "train": batch})[-1]
+    parted = moved(lab, {**MIXED, "train": {**batch, "micro_batch": 64}})[-1]
+    assert whole.norm() > 1e-3
+    torch.testing.assert_close(parted, whole, atol=1e-6, rtol=1e-5)
+
+
+def test_training_accuracy_under_mixing_is_the_share_of_the_label_that_was_hit(lab: Any) -> None:
+    job, state = lab.build(MIXED, own=Certain())
+    labels = job.data.labels[job.order.at(0)[1]]
+    mixed = draw_mix(job.live.at(0).mix, 32, 8, job.seed, 0, torch.device("cpu"))
+    assert mixed is not None
+    train_step(job, state)
+    share = float(mixed_labels(labels, 10, mixed)[:, 3].mean())
+    assert state.sums.read()["train_top1"] == pytest.approx(share)
+    assert share != float((labels == 3).float().mean()), "the plain accuracy is another number"
+
+
+def test_phases_change_dropout_in_place_and_the_lines_say_so(lab: Any, tmp_path: Path) -> None:
+    changes = {"model": WRN, "phases": [{"from": "4step", "set": {"model.dropout": 0.1}}]}
+    part = lab.run(tmp_path, changes)
+    assert [line["dropout"] for line in part.lines] == [0.3, 0.1, 0.1]
+    assert {module.p for module in part.state.model.modules() if isinstance(module, nn.Dropout) and module.p} == {0.1}
+
+
+def test_the_lines_tell_the_average_apart_and_its_norms_are_its_own(lab: Any, tmp_path: Path) -> None:
+    part = lab.run(tmp_path, {"average": {"name": "ema", "horizon": "3step"}})
+    assert all(
+        {"validation_top1", "average_validation_top1", "average_validation_loss"} <= line.keys() for line in part.lines
+    )
+    assert all(line["validation_loss"] != line["average_validation_loss"] for line in part.lines)
+    own, trained = part.state.average.network.bn1.running_mean, part.state.model.bn1.running_mean
+    assert not torch.equal(own, trained)
+    assert not torch.equal(own, torch.zeros_like(own))
+
+
+def test_the_best_step_of_a_run_with_an_average_is_the_best_of_its_average(lab: Any, tmp_path: Path) -> None:
+    changes = {
+        "average": {"name": "ema", "horizon": "5step", "start": "3step"},
+        "evaluate": {"model": "best", "every": "1step"},
+    }
+    part = lab.run(tmp_path, changes)
+    averaged = {
+        line["step"]: line["average_validation_top1"] for line in part.lines if "average_validation_top1" in line
+    }
+    best = part.state.best
+    assert best is not None
+    assert best["validation_top1"] == max(averaged.values())
+    assert averaged[best["step"]] == best["validation_top1"]
+
+
+def test_checkpoints_at_kept_steps_stay(lab: Any, tmp_path: Path) -> None:
+    lab.run(tmp_path, {**NO_BEST, "checkpoint": {"keep_every": "3step", "every": "1step"}})
+    assert [folder.name[-2:] for folder in lab.store(tmp_path).all()] == ["10", "09", "06", "03"]
+
+
+def test_a_kept_step_is_saved_even_where_no_checkpoint_is_due(lab: Any, tmp_path: Path) -> None:
+    lab.run(tmp_path, {**NO_BEST, "checkpoint": {"keep_every": "3step", "every": "9ep"}})
+    assert [folder.name[-2:] for folder in lab.store(tmp_path).all()] == ["10", "09", "06", "03"]
