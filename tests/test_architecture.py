@@ -27,7 +27,19 @@ FLOORS = [
 ]
 FILES = sorted(path for path in SOURCE.rglob("*.py"))
 # Seconds to import, or only needed by some commands: never while a module is loaded.
-HEAVY = {"matplotlib", "sklearn", "datasets", "torchmetrics", "tensorboard", "pyarrow", "huggingface_hub", "scipy"}
+HEAVY = {
+    *(
+        "matplotlib",
+        "sklearn",
+        "datasets",
+        "torchmetrics",
+        "tensorboard",
+        "pyarrow",
+        "huggingface_hub",
+        "scipy",
+        "wandb",
+    ),
+}
 
 
 def imports(path: Path, *, at_load: bool = False) -> Iterator[str]:

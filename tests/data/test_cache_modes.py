@@ -137,11 +137,11 @@ def private_megabytes() -> float:
     return int(found[1]) / 1024
 
 
-@pytest.mark.parametrize(("mode", "least", "most"), [("disk", -1.0, 16.0), ("host", 90.0, 120.0)])
+@pytest.mark.parametrize(("mode", "least", "most"), [("disk", -1.0, 8.0), ("host", 27.0, 40.0)])
 def test_reading_from_disk_holds_a_batch_and_host_holds_the_whole_set(
     tmp_path: Path, mode: CacheMode, least: float, most: float
 ) -> None:
-    shape = (1000, 180, 180, 3)  # 93 MB
+    shape = (1000, 100, 100, 3)  # 29 MB
     np.lib.format.open_memmap(tmp_path / "images.npy", mode="w+", dtype=np.uint8, shape=shape)[:] = 7
     images = np.load(tmp_path / "images.npy", mmap_mode="r")
     before = private_megabytes()

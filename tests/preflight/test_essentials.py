@@ -100,7 +100,9 @@ def test_stopping_and_scheduling_need_a_split_to_follow(override: str) -> None:
 
 
 def test_being_optimistic_beside_a_validation_split_is_refused() -> None:
-    assert "there is a validation split to select on" in refusal("evaluate.optimistic=true", data=splits(validation=True))
+    assert "there is a validation split to select on" in refusal(
+        "evaluate.optimistic=true", data=splits(validation=True)
+    )
 
 
 def test_what_an_average_needs() -> None:
@@ -122,7 +124,9 @@ def test_mixing_in_micro_batches_that_cut_its_groups() -> None:
     phase = "phases=[{from: 5ep, set: {mix: {methods: [{name: mixup, alpha: 0.2}]}}}]"
     assert "train.micro_batch=90" in refusal(phase, "train={epochs: 20, batch_size: 100, micro_batch: 90}")
     for size in (64, 100):
-        make_plan(load_recipe("digits", [*BASE, mix, f"train={{epochs: 20, batch_size: 100, micro_batch: {size}}}"]), splits())
+        make_plan(
+            load_recipe("digits", [*BASE, mix, f"train={{epochs: 20, batch_size: 100, micro_batch: {size}}}"]), splits()
+        )
 
 
 def test_dropout_in_a_phase_of_a_network_without() -> None:

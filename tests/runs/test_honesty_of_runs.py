@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import groundup
-from groundup.basis.errors import CheckpointError, GroundupError, UsageError
+from groundup.basis.errors import CheckpointError, GroundupError, OutOfMemory, UsageError
 from groundup.basis.files import sha256
 from groundup.basis.interruption import StopRequest
 from groundup.data import ImageSet, Splits
@@ -161,7 +161,9 @@ def test_a_run_with_an_average_reports_it_and_loads_it(tiny: list[str], tmp_path
 def test_the_average_may_be_left_out_of_the_report(tiny: list[str], tmp_path: Path) -> None:
     run = groundup.train("digits", [*tiny, *AVERAGED, "evaluate.weights=model"], run=tmp_path / "run")
     plain = groundup.train("digits", tiny, run=tmp_path / "plain")
-    assert (run.summary["weights"], run.summary["top1"]) == ("model", plain.summary["top1"]), "averaging changes nothing"
+    assert (run.summary["weights"], run.summary["top1"]) == ("model", plain.summary["top1"]), (
+        "averaging changes nothing"
+    )
 
 
 def test_a_damaged_average_is_made_again_by_a_resume(tiny: list[str], tmp_path: Path) -> None:
@@ -199,3 +201,22 @@ def test_a_run_that_stopped_early_says_when_and_why(tiny: list[str], tmp_path: P
     assert groundup.resume(run.folder).summary == run.summary
     stopped = groundup.train("digits", [*tiny, "stop={early: {patience: 1ep, min_gain: 1}}"], run=tmp_path / "early")
     assert stopped.summary["selected_on"] == "nothing: the last step; the end followed validation"
+
+
+def test_a_run_goes_on_with_its_pixels_kept_elsewhere(copied: Path, finished: Run) -> None:
+    (copied / "summary.json").unlink()
+    recipe = copied / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("cache: device", "cache: disk"))
+    assert "cache: disk" in recipe.read_text()
+    assert groundup.resume(copied).summary["top1"] == finished.summary["top1"]
+
+
+def test_out_of_memory_ends_with_what_to_change(tiny: list[str], tmp_path: Path) -> None:
+    class Greedy(Small):
+        def forward(self, images: Tensor) -> Tensor:
+            torch.empty(2**60)  # more than any machine has
+            return super().forward(images)
+
+    with pytest.raises(OutOfMemory) as caught:
+        groundup.train("digits", tiny, run=tmp_path / "run", model=Greedy())
+    assert "train.micro_batch" in str(caught.value.hint)

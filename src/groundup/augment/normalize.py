@@ -6,6 +6,7 @@ Note     Training, evaluation and prediction all call `normalize`, so they canno
 """
 
 import functools
+from collections.abc import Iterable
 from typing import Annotated
 
 import torch
@@ -33,14 +34,16 @@ class NormalizeSettings(Settings):
     )
 
 
-def measure(images: Tensor) -> tuple[Colour, Colour]:
-    """Mean and standard deviation per channel of uint8 images (N, H, W, 3), rounded to 4 digits to be written down."""
+def measure(blocks: Iterable[Tensor]) -> tuple[Colour, Colour]:
+    """Mean and standard deviation per channel of images that come block by block, uint8 (N, H, W, 3), rounded to 4 digits to be
+    written down."""
     total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
-    for chunk in images.split(max(1, _MEASURED_AT_ONCE // images[0].numel())):
-        pixels = chunk.reshape(-1, 3).double() / 255
-        total += pixels.sum(0)
-        squares += (pixels**2).sum(0)
-        count += len(pixels)
+    for images in blocks:
+        for chunk in images.split(max(1, _MEASURED_AT_ONCE // images[0].numel())):
+            pixels = chunk.reshape(-1, 3).double() / 255
+            total += pixels.sum(0)
+            squares += (pixels**2).sum(0)
+            count += len(pixels)
     mean = total / count
     # A channel without any variation would otherwise divide by zero.
     std = (squares / count - mean**2).clamp(min=0).sqrt().clamp(min=1e-3)

@@ -129,7 +129,11 @@ def training_curves(
     figure = new_figure(4.1 * columns, 3.1 * rows + 0.4)
     figure.suptitle(title, fontsize=13, color=PALETTE["black"], parse_math=False)
     axes = [figure.add_subplot(rows, columns, index + 1) for index in range(panels)]
-    labels = {"train": train_label, "validation": validation_label, "average_validation": f"{validation_label}, average"}
+    labels = {
+        "train": train_label,
+        "validation": validation_label,
+        "average_validation": f"{validation_label}, average",
+    }
     _splits_panel(axes[0], records, "loss", "loss", labels)
     _splits_panel(axes[1], records, "top1", "accuracy (top-1, %)", labels)
     for panel, key in zip(axes[2:], live, strict=True):
@@ -172,6 +176,58 @@ def confusion_picture(confusion: NDArray[np.int64], class_names: Sequence[str], 
     save_figure(figure, path)
 
 
+def lr_range_picture(
+    lrs: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    path: Path,
+    title: str,
+    *,
+    beta: float,
+    steepest: float | None,
+    tenth: float | None,
+    diverged_at: float | None,
+) -> None:
+    """A learning-rate range test: the loss over the learning rate (log scale), with the suggested rates.
+
+    lrs, losses, smoothed: one entry per step; losses that are not finite are gaps. beta: of the smoothing, for the legend.
+    A suggestion that is None is not marked.
+    """
+    figure = new_figure(7.6, 4.8)
+    axes = figure.add_subplot()
+    _dress(axes, "")
+    figure.suptitle(title, fontsize=13, color=PALETTE["black"], parse_math=False)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate", fontsize=10, color=GREY)
+    axes.set_ylabel("training loss", fontsize=10, color=GREY)
+    axes.plot(lrs, losses, color=PALETTE["sky"], linewidth=1, alpha=0.8, label="loss of each step")
+    axes.plot(lrs, smoothed, color=PALETTE["blue"], linewidth=2.2, label=f"smoothed (beta {beta:g})")
+    for rate, colour, name in (
+        (steepest, PALETTE["vermilion"], "steepest fall"),
+        (tenth, PALETTE["green"], "one-tenth of divergence"),
+    ):
+        if rate is not None and rate >= lrs[0]:
+            height = float(np.interp(math.log(rate), np.log(lrs), smoothed))
+            axes.axvline(rate, color=colour, linewidth=1.2, linestyle="--", zorder=1)
+            label = f"{name}: {rate:.2g}"
+            # A line of one point: the legend shows the dashes and the dot.
+            (dot,) = axes.plot([rate], [height], "o--", color=colour, linewidth=1.2, zorder=5, label=label)
+            dot.set(markersize=8, markeredgecolor="white")
+    if diverged_at is not None:
+        axes.axvline(diverged_at, color=GREY, linewidth=1.2, linestyle=":", label=f"diverged: {diverged_at:.2g}")
+    axes.set_ylim(*_loss_limits(losses, smoothed))
+    axes.legend(frameon=False, fontsize=9.5, loc="lower left")
+    save_figure(figure, path)
+
+
+def _loss_limits(losses: Sequence[float], smoothed: Sequence[float]) -> tuple[float, float]:
+    """Limits that show where the loss begins and how it falls; of an explosion, only that there is one."""
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    first = smoothed[min(10, len(smoothed) - 1)]
+    lowest, span = min(finite), max(first - min(finite), 0.1 * first, 1e-6)
+    return lowest - 0.06 * span, min(max(finite), first + 0.6 * span) + 0.06 * span
+
+
 def _splits_panel(
     axes: "Axes", records: Sequence[Mapping[str, Any]], metric: str, title: str, labels: Mapping[str, str]
 ) -> None:
@@ -182,7 +238,13 @@ def _splits_panel(
         if epochs:
             values = [100 * value for value in values] if percent else values
             last = next(value for value in reversed(values) if math.isfinite(value))
-            _curve(axes, epochs, values, colour, f"{labels.get(split, split)}: {last:{'.1f' if percent else '.3f'}}{'%' * percent}")
+            _curve(
+                axes,
+                epochs,
+                values,
+                colour,
+                f"{labels.get(split, split)}: {last:{'.1f' if percent else '.3f'}}{'%' * percent}",
+            )
     if axes.lines:
         axes.legend(frameon=False, fontsize=9, loc="lower right" if percent else "upper right")
     else:

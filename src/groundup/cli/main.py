@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from groundup.basis.errors import GroundupError, UsageError
-from groundup.basis.interruption import Interrupted
+from groundup.basis.interruption import Interrupted, StopRequest
 
 app = typer.Typer(
     help="Train image classifiers from scratch, to a target, honestly.",
@@ -51,10 +51,11 @@ def recipes(
     if as_json:
         print(json.dumps({entry: {"about": recipe.about, "claim": _claim(recipe)} for entry, recipe in rows.items()}))
         return
+    width = max(map(len, rows))
     for entry, recipe in rows.items():
         claim = recipe.claim
         target = f"{claim.top1:.2%}" if claim and claim.top1 is not None else "-"
-        print(f"{entry:<20} {target:>7}  {recipe.about}")
+        print(f"{entry:<{width}} {target:>7}  {recipe.about}")
 
 
 def _claim(recipe: Any) -> Any:
@@ -187,6 +188,51 @@ def bench(
             f"(data and augmentation {seconds['data_and_augmentation'] / seconds['step']:.1%}, "
             f"optimizer {seconds['optimizer'] / seconds['step']:.1%})"
         )
+
+
+@app.command("lr-find")
+def lr_find(
+    recipe: Annotated[str, typer.Argument(help="Library name or path of a recipe.", show_default=False)],
+    overrides: Overrides = None,
+    start: Annotated[float, typer.Option("--from", help="Learning rate of the first step.")] = 1e-6,
+    end: Annotated[float, typer.Option("--to", help="Learning rate of the last step.")] = 10.0,
+    steps: Annotated[int, typer.Option(help="Training steps, at least 20; a divergence ends them early.")] = 100,
+    out: Annotated[Path, typer.Option(help="The plot, PNG; a number is added if the file exists.")] = Path(
+        "lr-find.png"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Find a learning rate to start from: train some steps while it rises, and look where the loss falls.
+
+    Example: groundup lr-find digits
+    """
+    with StopRequest().listening() as stop:
+        from groundup.recipe import load_recipe
+        from groundup.runs import lr_find as range_test
+        from groundup.tracking import TerminalTracker
+
+        chosen = load_recipe(recipe, overrides or [])
+        range_test.check_picture(out)
+        terminal = TerminalTracker()
+        try:
+            found = range_test.lr_find(chosen, start=start, end=end, steps=steps, stop=stop, tracker=terminal)
+        finally:
+            terminal.close()
+        result = range_test.report(chosen, found)
+        picture = range_test.draw(found, out, f"{chosen.name}: learning-rate range test", stop.check)
+    if as_json:
+        print(json.dumps({**result, "picture": str(picture)}))
+        return
+    for name, key in (
+        ("steepest fall of the loss", "steepest"),
+        ("one-tenth of divergence", "one_tenth_of_divergence"),
+    ):
+        rate = "none" if result[key] is None else f"{result[key]:.2g}"
+        print(f"{name:<26} {rate:<8} {result['overrides'][key] or ''}".rstrip())
+    for remark in result["remarks"]:
+        print(f"note: {remark}")
+    print("A starting point, not a tuned value: compare rates around it on a validation split.")
+    print(picture)
 
 
 def _seconds(text: str | None) -> float | None:

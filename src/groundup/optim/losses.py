@@ -1,4 +1,4 @@
-"""Cross-entropy with label smoothing and class weights, in float32, as a sum and a denominator.
+"""Cross-entropy with label smoothing and class weights, in float32, as a sum and a denominator; what all losses share.
 
     logits        float (N, C), any precision
     labels        int64 (N,), class numbers; or float (N, C), a distribution over the classes per image
@@ -16,6 +16,8 @@ Values   smoothing 0.1 on ImageNet, 0.2 to 0.4 in the CIFAR speed records.
 Hurts    label smoothing: the test loss and the confidences, which no longer mean probabilities.
 """
 
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -26,6 +28,9 @@ from torch.nn import functional
 from groundup.basis.errors import UsageError, listed
 from groundup.basis.settings import Settings
 
+# (logits, labels, label_smoothing, class_weights) -> (loss_sum, denominator), all as above.
+LossParts = Callable[[Tensor, Tensor, float, Tensor | None], tuple[Tensor, Tensor]]
+
 
 def loss_parts(
     logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
@@ -34,13 +39,14 @@ def loss_parts(
     loss_sum = functional.cross_entropy(
         logits.float(), labels, weight=class_weights, label_smoothing=label_smoothing, reduction="sum"
     )
+    return loss_sum, image_weights(labels, class_weights).sum()
+
+
+def image_weights(labels: Tensor, class_weights: Tensor | None) -> Tensor:
+    """The weight that the label of each image carries, float32 (N,): 1 without class weights."""
     if class_weights is None:
-        denominator = torch.full_like(loss_sum, len(logits))
-    elif labels.is_floating_point():
-        denominator = (labels @ class_weights).sum()
-    else:
-        denominator = class_weights[labels].sum()
-    return loss_sum, denominator
+        return torch.ones(len(labels), device=labels.device)
+    return labels @ class_weights if labels.is_floating_point() else class_weights[labels]
 
 
 def cross_entropy(
@@ -63,10 +69,10 @@ def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     return (len(labels) / (classes * counts.double())).float()
 
 
-class CrossEntropySettings(Settings):
-    """Cross-entropy over the classes."""
+class BaseLossSettings(Settings):
+    """Base of all loss settings. `label_smoothing` is live: a phase may change it, so `parts` is told its value."""
 
-    name: Literal["cross_entropy"] = Field("cross_entropy", description="Cross-entropy over the classes.")
+    name: str = Field(description="Which loss.")
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target spread evenly over all classes, in [0, 1)."
     )
@@ -74,6 +80,23 @@ class CrossEntropySettings(Settings):
         "none", description="Weights of the classes: none, or balanced (each class counts the same, whatever its size)."
     )
 
+    @abstractmethod
+    def parts(
+        self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(loss_sum, denominator), both float32 scalars on the device of `logits`; their ratio is the loss of the batch."""
+
     def weights(self, train_labels: Tensor, classes: int) -> Tensor | None:
         """The class weights, float32 (classes,) on the CPU, from the training labels, int64 (N,); None if off."""
         return balanced_weights(train_labels, classes) if self.class_weights == "balanced" else None
+
+
+class CrossEntropySettings(BaseLossSettings):
+    """Cross-entropy over the classes."""
+
+    name: Literal["cross_entropy"] = Field("cross_entropy", description="Cross-entropy over the classes.")
+
+    def parts(
+        self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return loss_parts(logits, labels, label_smoothing, class_weights)

@@ -7,7 +7,7 @@ from groundup.basis.duration import Clock, Duration
 from groundup.basis.settings import Settings
 from groundup.data import DataSettings
 from groundup.models import ModelSettings
-from groundup.optim import LossSettings, OptimizerSettings, ScheduleSettings
+from groundup.optim import CrossEntropySettings, LossSettings, OptimizerSettings, ScheduleSettings
 from groundup.tracking import TrackSettings
 from groundup.training import (
     AverageSettings,
@@ -41,7 +41,7 @@ class Recipe(Settings):
     model: ModelSettings = Field(description="The network.")
     augment: AugmentSettings = Field(default_factory=AugmentSettings, description="What is done to training images.")
     mix: MixSettings = Field(default_factory=MixSettings, description="Mixing of pairs of training images.")
-    loss: LossSettings = Field(default_factory=LossSettings, description="The training loss.")
+    loss: LossSettings = Field(default_factory=CrossEntropySettings, description="The training loss.")
     optimizer: OptimizerSettings = Field(
         description="How gradients become updates; the learning rate is in `schedule`."
     )

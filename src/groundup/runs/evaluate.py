@@ -52,7 +52,8 @@ def evaluate(
     engine = choose_engine(recipe.train, total_steps=1)
     engine.activate()
     model = classifier.model.to(engine.torch_device)
-    logits, labels = logits_of(model, MemoryLoader(chosen, engine.torch_device), recipe, engine, stop.check, tta)
+    loader = MemoryLoader(chosen, engine.torch_device, recipe.data.cache)
+    logits, labels = logits_of(model, loader, recipe, engine, stop.check, tta)
     result = Evaluation.of(logits, labels, classifier.classes, split=split, tta=tta)
     name = split if tta == "none" else f"{split}-{tta}"
     write_json(folder.path / f"evaluation-{name}.json", result.to_dict())

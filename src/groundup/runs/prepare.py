@@ -69,7 +69,7 @@ def with_measured_constants(recipe: Recipe, splits: Splits) -> Recipe:
     constants = recipe.augment.normalize
     if constants.mean is not None and constants.std is not None:
         return recipe
-    mean, std = augment.measure(splits.train.to_device("cpu")[0])
+    mean, std = augment.measure(splits.train.blocks())
     filled = constants.model_copy(update={"mean": constants.mean or mean, "std": constants.std or std})
     return recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"normalize": filled})})
 
@@ -144,7 +144,7 @@ def build_job(plan: Plan, engine: Engine, model: nn.Module, check: Callable[[], 
     mean, std = constants(recipe)
     optimizer = recipe.optimizer.build(model)
     weights = recipe.loss.weights(torch.from_numpy(splits.train.labels), len(splits.classes))
-    loader = MemoryLoader(splits.train, device)
+    loader = MemoryLoader(splits.train, device, recipe.data.cache)
     flops = {size: forward_flops(model, size) for size in plan.live.resolutions()}
     forward: Callable[[Tensor], Tensor] = model
     if engine.compiled:
@@ -171,6 +171,7 @@ def build_job(plan: Plan, engine: Engine, model: nn.Module, check: Callable[[], 
         forward=forward,
         evaluate=_validation(plan, engine, check),
         norm_images=lambda: _clean_images(recipe, loader),
+        loss=recipe.loss.parts,
         check=check,
         sam=recipe.optimizer.sam,
         stop=recipe.stop,
@@ -227,7 +228,7 @@ def _validation(
     split = plan.splits.test if plan.recipe.evaluate.optimistic else plan.splits.validation
     if split is None:
         return None
-    loader = MemoryLoader(split, engine.torch_device)
+    loader = MemoryLoader(split, engine.torch_device, plan.recipe.data.cache)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         logits, labels = logits_of(model, loader, plan.recipe, engine, check)

@@ -23,7 +23,7 @@ def summarize(
     assert splits.test is not None
     weights = AVERAGE if state.reports_average and state.averaged else MODEL
     load_weights(chosen_checkpoint(folder, recipe, weights), state.model, weights)
-    loader = MemoryLoader(splits.test, job.engine.torch_device)
+    loader = MemoryLoader(splits.test, job.engine.torch_device, recipe.data.cache)
     logits, labels = logits_of(state.model, loader, recipe, job.engine, stop.check)
     result = Evaluation.of(logits, labels, splits.classes, split="test")
     optimistic = recipe.evaluate.optimistic

@@ -1,17 +1,17 @@
 """Training a recipe into a run folder, and going on with one: the same path, from data to summary."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from groundup.basis.errors import GroundupError, UsageError
+from groundup.basis.errors import GroundupError, OutOfMemory, UsageError
 from groundup.basis.files import write_json
 from groundup.basis.interruption import Interrupted, StopRequest
-from groundup.basis.machine import usable_cores
+from groundup.basis.machine import out_of_memory, usable_cores
 from groundup.data import Splits
 from groundup.recipe import Recipe, load_recipe, validate
 from groundup.runs.card import write_card
@@ -20,7 +20,7 @@ from groundup.runs.load import describe_classifier, reported_weights_are_whole
 from groundup.runs.pictures import draw_curves, draw_samples
 from groundup.runs.prepare import Plan, build_job, build_network, make_plan, open_data, with_measured_constants
 from groundup.runs.summary import summarize
-from groundup.tracking import MetricsFile, TensorBoardTracker, TerminalTracker, Tracker, Trackers
+from groundup.tracking import MetricsFile, TensorBoardTracker, TerminalTracker, Tracker, Trackers, WandbTracker
 from groundup.training import Engine, NonFiniteLoss, choose_engine, load_checkpoint, read_state
 from groundup.training import train as run_loop
 
@@ -92,6 +92,12 @@ def _carry_out(folder: RunFolder, own: Own, stop: StopRequest) -> Run:
         except Interrupted as stopped:
             go_on = f"`groundup resume {folder.path}` goes on with the run"
             raise Interrupted(f"{stopped.reason}; {go_on}", stopped.exit_code) from stopped
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                f"out of memory: {str(error).strip().splitlines()[0] if str(error) else 'the machine has no more'}"
+            ) from error
         finally:
             terminal.close()
 
@@ -150,7 +156,13 @@ def _train_with(
         for name in draw_samples(folder.samples_picture, job, plan.splits.classes):
             terminal.message(f"augment.policy: {name} changed none of the first images")
     trackers.start(
-        {"name": recipe.name, "total_steps": plan.clock.total_steps, "step": state.step, "epochs": recipe.train.epochs}
+        {
+            "name": recipe.name,
+            "total_steps": plan.clock.total_steps,
+            "step": state.step,
+            "epochs": recipe.train.epochs,
+            "recipe": without_home(recipe).model_dump(mode="json", by_alias=True),
+        }
     )
     trackers.message(f"{engine.device}, {engine.threads} threads, {engine.why}")
     trackers.image("samples", folder.samples_picture, state.step)
@@ -158,8 +170,10 @@ def _train_with(
     try:
         run_loop(job, state, store, trackers, stop)
     finally:
-        trackers.close()
         _draw_curves(folder, recipe, terminal)
+        if folder.curves_picture.exists():
+            trackers.image("training_curves", folder.curves_picture, state.step)
+        trackers.close()
     summary = summarize(folder, plan, job, state, stop, own.names())
     write_card(folder, recipe, summary)
     write_json(folder.summary_file, summary)
@@ -191,13 +205,20 @@ def _draw_curves(folder: RunFolder, recipe: Recipe, terminal: Tracker) -> None:
 
 
 def _optional(folder: RunFolder, recipe: Recipe, purge_step: int | None) -> list[Tracker]:
-    if not recipe.track.tensorboard:
-        return []
-    try:
-        return [TensorBoardTracker(folder.tensorboard, purge_step)]
-    except (OSError, ImportError) as error:
-        print(f"tensorboard: {error}; the run goes on without it", file=sys.stderr)
-        return []
+    """The trackers that the recipe asks for, as far as they can be had: no run ends for want of one."""
+    track = recipe.track
+    wanted: dict[str, Callable[[], Tracker]] = {}
+    if track.tensorboard:
+        wanted["tensorboard"] = lambda: TensorBoardTracker(folder.tensorboard, purge_step)
+    if (mode := track.wandb) != "off":
+        wanted["wandb"] = lambda: WandbTracker(folder.path, mode, track.wandb_project)
+    found = []
+    for name, build in wanted.items():
+        try:
+            found.append(build())
+        except (OSError, ImportError) as error:
+            print(f"{name}: {error}; the run goes on without it", file=sys.stderr)
+    return found
 
 
 def _same_engine(saved: Engine, chosen: Engine, terminal: Tracker) -> Engine:
@@ -213,15 +234,21 @@ def _same_engine(saved: Engine, chosen: Engine, terminal: Tracker) -> Engine:
 
 
 def _refuse_changes(folder: RunFolder, recipe: Recipe, saved: dict[str, Any]) -> None:
-    now = recipe.model_dump(mode="json", by_alias=True)
     # Read again first: keys that are newer than the checkpoint take their defaults.
-    then = validate(saved).model_dump(mode="json", by_alias=True)
+    now, then = (_what_decides(chosen) for chosen in (recipe, validate(saved)))
     changes = [f"{key}: was {was!r}, is {now_is!r}" for key, was, now_is in _differences(then, now)]
     if changes:
         raise UsageError(
             f"{folder.recipe_file}: the recipe has changed since the checkpoint: {'; '.join(changes)}",
             hint="put it back to resume, or start a new run: `groundup train` with the changed file",
         )
+
+
+def _what_decides(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without what changes no result: where pixels are kept. A run that ran out of memory goes on with less."""
+    written = recipe.model_dump(mode="json", by_alias=True)
+    written["data"].pop("cache")
+    return written
 
 
 def _beside_state(recipe: Recipe, splits: Splits) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.basis.seeding import seed_from
 from groundup.data import MemoryLoader
 from groundup.models import set_dropout
-from groundup.optim import SAMSettings, apply_rates, frozen_norm_statistics, loss_parts, uphill
+from groundup.optim import LossParts, SAMSettings, apply_rates, frozen_norm_statistics, loss_parts, uphill
 from groundup.tracking import Trackers
 from groundup.training import stopping
 from groundup.training.checkpoint import CheckpointStore
@@ -40,7 +40,8 @@ class Job:
     `classes`: how many there are; `image_size`: side of the stored images in px; `mean`, `std`: of pixels in [0, 1];
     `class_weights`: float (C,) on the device; `flops`: forward FLOPs of one image per input size in px; `forward`: the network,
     compiled or not; `evaluate`: gives the numbers of a network on the split that selects (may raise `Interrupted`), None without
-    one; `norm_images`: normalised clean training images, float (B, 3, S, S), for the batch-norm statistics of an average.
+    one; `norm_images`: normalised clean training images, float (B, 3, S, S), for the batch-norm statistics of an average; `loss`:
+    that of a part of a batch, as a sum and a denominator.
     """
 
     seed: int
@@ -62,6 +63,7 @@ class Job:
     forward: Callable[[Tensor], Tensor]
     evaluate: Callable[[nn.Module], dict[str, float]] | None
     norm_images: Callable[[], Iterable[Tensor]]
+    loss: LossParts = loss_parts
     check: Callable[[], None] = lambda: None
     sam: SAMSettings | None = None
     stop: StopSettings = field(default_factory=StopSettings)
@@ -183,7 +185,7 @@ def add_gradients(job: Job, state: TrainingState, batch: Drawn, live: LiveValues
             images = augment.apply_mix(images, batch.mixed, part)
         with job.engine.autocast():
             logits = job.forward(images)
-        loss, _ = loss_parts(logits, batch.targets[part], live.label_smoothing, job.class_weights)
+        loss, _ = job.loss(logits, batch.targets[part], live.label_smoothing, job.class_weights)
         state.scaler.scale(loss / batch.weight).backward()
         total = total + loss.detach()
         correct = correct + hits(logits.detach(), batch.targets[part])
