@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
@@ -70,7 +71,7 @@ def test_noise_alone_has_no_steepest_fall_and_the_remark_says_what_to_do() -> No
 
 
 def test_a_fall_hidden_in_noise_is_called_uncertain() -> None:
-    assert any("uncertain" in remark for remark in seen(falling(1e-3, noise=0.6)).remarks())
+    assert any("uncertain" in remark for remark in seen(falling(1e-3, noise=1.5)).remarks())
     assert not any("uncertain" in remark for remark in seen(falling(1e-3, noise=0.05)).remarks())
 
 
@@ -114,12 +115,12 @@ SETTINGS: dict[str, str] = {
     "trapezoid": "{name: trapezoid, lr: 0.1}",
     "step": "{name: step, lr: 0.1, milestones: [0.5dur]}",
     "cosine_restarts": "{name: cosine_restarts, lr: 0.1, period: 5ep, growth: 2}",
-    "ramp": "{name: ramp, start_lr: 0.1, lr: 0.01}",
+    "ramp": "{name: ramp, start_lr: 0.1, lr: 0.00001}",
     "exponential": "{name: exponential, lr: 0.1, gamma: 0.9}",
     "polynomial": "{name: polynomial, lr: 0.1, power: 2}",
     "inverse_sqrt": "{name: inverse_sqrt, lr: 0.1, warmup: 1ep}",
     "plateau": "{name: plateau, lr: 0.1, metric: train_loss}",
-    "sequence": "{name: sequence, parts: [{schedule: {name: constant, lr: 0.02}, length: 5ep}, "
+    "sequence": "{name: sequence, parts: [{schedule: {name: constant, lr: 0.00001}, length: 5ep}, "
     "{schedule: {name: cosine, lr: 0.1}}]}",
 }
 
@@ -134,13 +135,24 @@ def test_the_override_sets_the_highest_rate_of_the_run(name: str, lr: float) -> 
     assert changed.schedule.peak == pytest.approx(lr, rel=0.05)
 
 
+def test_every_schedule_has_one_key_for_its_highest_rate() -> None:
+    for schedule in SETTINGS.values():
+        recipe = load_recipe("digits", [f"schedule={schedule}"])
+        key = RateKeys.of(recipe).key
+        value: Any = recipe
+        for part in str(key).split("."):
+            value = value[int(part)] if part.isdigit() else getattr(value, part)
+        assert value == recipe.schedule.peak
+
+
 def test_parts_that_share_the_highest_rate_have_no_single_key() -> None:
     parts = "[{schedule: {name: ramp, start_lr: 0.01, lr: 0.1}, length: 5ep}, {schedule: {name: cosine, lr: 0.1}}]"
     keys = RateKeys.of(load_recipe("digits", [f"schedule={{name: sequence, parts: {parts}}}"]))
     assert keys.override(0.2) is None
-    (remark,) = keys.remarks()
+    (remark,) = keys.remarks([0.2, None])
     assert "no single key" in remark
-    assert "schedule.parts.0.schedule.lr=0.1, schedule.parts.1.schedule.lr=0.1" in remark
+    assert "schedule.parts.0.schedule.lr=0.1" in remark
+    assert "schedule.parts.1.schedule.lr=0.1" in remark
 
 
 def test_the_key_of_a_phase_is_found_and_the_rates_that_stay_are_named() -> None:
@@ -148,10 +160,17 @@ def test_the_key_of_a_phase_is_found_and_the_rates_that_stay_are_named() -> None
     keys = RateKeys.of(load_recipe("digits", [phase]))
     override = keys.override(0.3)
     assert override == "phases.0.set.schedule.lr=0.3"
-    assert keys.remarks() == ["other rates of the recipe stay as they are: schedule.max_lr=0.05"]
+    assert keys.remarks([0.3, None]) == ["other rates of the recipe stay as they are: schedule.max_lr=0.05"]
     changed = load_recipe("digits", [phase, override]).phases[0].set.schedule
     assert changed is not None
     assert changed.peak == 0.3
+
+
+def test_no_override_is_given_that_another_rate_would_outdo() -> None:
+    keys = RateKeys.of(load_recipe("digits", ["schedule={name: cosine, lr: 0.1, final_lr: 0.01}"]))
+    assert keys.override(0.02) == "schedule.lr=0.02"
+    assert keys.override(0.005) is None
+    assert keys.remarks([0.005, 0.02])[0] == "schedule.lr alone cannot bring the highest rate down to 0.005"
 
 
 class Told(Tracker):
@@ -166,23 +185,37 @@ class Told(Tracker):
         self._at_step()
 
 
-SMALL = ["model.width=8", "train={batch_size: 50, threads: 1, epochs: 2}", "data.limit=200", "track.tensorboard=false"]
+SMALL = ["train={batch_size: 50, threads: 1, epochs: 2}", "data.limit=200", "track.tensorboard=false"]
 
 
-def small(*overrides: str) -> Recipe:
-    return load_recipe("digits", [*SMALL, *overrides])
+class Small(nn.Module):
+    """A network that takes a fraction of a millisecond per image, with what the optimizers and methods look for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten())
+        self.head = nn.Linear(72, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(images))
 
 
-def prepared(recipe: Recipe) -> tuple[Job, TrainingState]:
+def prepared(*overrides: str) -> tuple[Job, TrainingState]:
+    recipe = load_recipe("digits", [*SMALL, *overrides])
     splits = open_data(recipe, StopRequest())
     plan = make_plan(with_measured_constants(recipe, splits), splits)
     engine = choose_engine(recipe.train, 100)
     engine.activate()
-    return build_job(plan, engine, build_network(plan, engine), lambda: None)
+    return build_job(plan, engine, build_network(plan, engine, Small()), lambda: None)
 
 
-def ramped(job: Job, state: TrainingState, *, end: float = 1e-2, tracker: Tracker | None = None) -> LRRange:
-    return ramp(job, state, start=1e-6, end=end, steps=20, stop=StopRequest(), tracker=tracker or Tracker())
+def ramped(job: Job, state: TrainingState, start: float = 1e-6, end: float = 1e-2, steps: int = 20) -> LRRange:
+    return ramp(job, state, start=start, end=end, steps=steps, stop=StopRequest(), tracker=Tracker())
+
+
+def small(*overrides: str) -> Recipe:
+    return load_recipe("digits", [*SMALL, "train.batch_size=10", "model.width=8", *overrides])
 
 
 def test_the_same_seed_gives_the_same_losses_and_another_seed_others() -> None:
@@ -193,23 +226,23 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others() -> None:
 
 def test_the_rate_rises_exponentially_from_start_to_end_in_more_steps_than_the_recipe_has() -> None:
     told = Told()
-    found = lr_find(small(), start=1e-5, end=0.1, steps=41, tracker=told)
-    assert told.lrs == list(found.lrs) == pytest.approx(np.geomspace(1e-5, 0.1, 41).tolist())
+    recipe = small("train.epochs=1", "data.limit=100")
+    found = lr_find(recipe, start=1e-5, end=0.1, steps=21, tracker=told)
+    assert told.lrs == list(found.lrs) == pytest.approx(np.geomspace(1e-5, 0.1, 21).tolist())
 
 
-def test_weight_decay_that_blows_weights_up_diverges_where_theory_says() -> None:
+@pytest.mark.parametrize("decay", [20, 2000])
+def test_weight_decay_that_blows_weights_up_diverges_where_theory_says(decay: int) -> None:
     # Plain SGD multiplies a decaying weight by 1 - lr * decay: it grows without end from lr = 2 / decay on.
-    for decay in (20, 2000):
-        recipe = small(f"optimizer={{name: sgd, weight_decay: {decay}}}", "augment.policy=[]")
-        found = lr_find(recipe, start=1e-6, end=10, steps=140)
-        assert found.diverged_at is not None
-        assert 2 / decay < found.diverged_at < 5 * 2 / decay
-        assert len(found.losses) < 140
+    found = ramped(*prepared(f"optimizer={{name: sgd, weight_decay: {decay}}}"), end=10, steps=140)
+    assert found.diverged_at is not None
+    assert 2 / decay < found.diverged_at < 5 * 2 / decay
+    assert len(found.losses) < 140
 
 
 def test_every_group_gets_its_multiple_of_the_rate_and_the_momentum_of_the_peak() -> None:
     schedule = "schedule={name: one_cycle, max_lr: 0.1, rise: 0.5dur, cycle_momentum: true}"
-    job, state = prepared(small("optimizer.head_lr_scale=3", schedule))
+    job, state = prepared("optimizer.head_lr_scale=3", schedule)
     ramped(job, state, end=0.1)
     groups = {group["name"]: group for group in state.optimizer.param_groups}
     assert groups["filters"]["lr"] == pytest.approx(0.1)
@@ -217,34 +250,32 @@ def test_every_group_gets_its_multiple_of_the_rate_and_the_momentum_of_the_peak(
     assert groups["filters"]["momentum"] == pytest.approx(0.85)
 
 
-def test_accumulated_micro_batches_see_the_loss_of_the_whole_batch() -> None:
-    # Batch norm sees micro-batches: only the first losses of the classifier's scale agree, so the count of images is looked at.
-    job, state = prepared(small("train.micro_batch=25"))
-    ramped(job, state)
-    assert state.images == 20 * 50
+def test_accumulated_micro_batches_make_one_step() -> None:
+    job, state = prepared("train.micro_batch=20")
+    found = ramped(job, state)
+    assert (state.images, len(found.losses)) == (20 * 50, 20)
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["optimizer={name: adamw}"],
-        ["optimizer={name: muon}"],
-        ["optimizer.sam={rho: 0.05}"],
-        ["mix={methods: [{name: mixup}]}"],
-        ["schedule={name: plateau, lr: 0.1, metric: train_loss, patience: 1ep}"],
-        ["average={name: ema}"],
+        "optimizer={name: adamw}",
+        "optimizer={name: muon}",
+        "optimizer.sam={rho: 0.05}",
+        "mix={methods: [{name: mixup}]}",
+        "schedule={name: plateau, lr: 0.1, metric: train_loss, patience: 1ep}",
+        "average={name: ema, horizon: 1ep}",
     ],
-    ids=lambda overrides: str(overrides[0]),
 )
-def test_the_loss_falls_under_every_kind_of_recipe(overrides: list[str]) -> None:
-    found = lr_find(small(*overrides), start=1e-4, end=0.03, steps=24)
+def test_the_loss_falls_under_every_kind_of_recipe(overrides: str) -> None:
+    found = ramped(*prepared(overrides), start=1e-4, end=0.1, steps=30)
     assert all(map(math.isfinite, found.losses))
-    assert found.smoothed[-1] < found.smoothed[4] - 0.1
+    assert min(found.smoothed) < found.smoothed[4] - 0.2
 
 
 def test_sam_takes_part_from_the_start_or_not_at_all() -> None:
     def passes(sam: str) -> float:
-        job, state = prepared(small(f"optimizer.sam={sam}"))
+        job, state = prepared(f"optimizer.sam={sam}")
         ramped(job, state)
         return state.flops / (3 * job.flops[8] * state.images)
 
@@ -255,21 +286,21 @@ def test_sam_takes_part_from_the_start_or_not_at_all() -> None:
 
 def test_a_phase_that_begins_later_does_not_change_the_test() -> None:
     phase = "phases=[{from: 0.5dur, set: {loss.label_smoothing: 0.9}}]"
-    plain, phased = (lr_find(small(*more), steps=20, end=0.01) for more in ([], [phase]))
-    assert plain == phased
+    assert ramped(*prepared()) == ramped(*prepared(phase))
+    assert ramped(*prepared()) != ramped(*prepared(phase.replace("0.5dur", "0ep")))
 
 
 def test_loss_scaling_goes_through_the_ramp() -> None:
-    job, state = prepared(small())
+    job, state = prepared()
     engine = replace(job.engine, precision="fp16")  # a CPU can compute so, if slowly; recipes may not ask it to
     state.scaler = torch.amp.GradScaler("cpu", enabled=True)
-    found = ramped(replace(job, engine=engine), state, end=0.05)
+    found = ramped(replace(job, engine=engine), state, start=1e-4, end=0.1, steps=30)
     assert all(map(math.isfinite, found.losses))
-    assert found.smoothed[-1] < found.smoothed[4]
+    assert min(found.smoothed) < found.smoothed[4] - 0.2
 
 
-def test_a_loss_that_is_infinite_before_the_first_update_is_no_matter_of_the_rate() -> None:
-    job, state = prepared(small())
+def test_a_loss_that_is_not_a_number_before_the_first_update_is_no_matter_of_the_rate() -> None:
+    job, state = prepared()
     with torch.no_grad():
         for parameter in state.model.parameters():
             parameter.fill_(math.nan)

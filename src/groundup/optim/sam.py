@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from groundup.basis.duration import Clock, Duration
@@ -56,7 +56,7 @@ def uphill(parameters: list[nn.Parameter], rho: float) -> Iterator[None]:
     The scale of the gradients does not matter, so that those of a loss scaler will do. Gradients that are not finite or zero move
     nothing: the step then is the plain one.
     """
-    moved = [parameter for parameter in parameters if parameter.grad is not None]
+    moved: list[Tensor] = [parameter for parameter in parameters if parameter.grad is not None]
     gradients: list[Tensor] = [parameter.grad for parameter in moved if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     length = torch.where(norm.isfinite() & (norm > 0), rho / norm, 0.0)

@@ -48,7 +48,7 @@ BETA = 0.8
 LEAST_STEPS = 20
 _DIVERGED = 4.0  # times the smallest smoothed loss so far
 _REAL, _CLEAR = 5.0, 10.0  # standard errors that a loss has to fall by, to have fallen, and for the place to be sure
-_RATE_KEYS = ("lr", "max_lr", "start_lr")  # what schedules call their highest rate
+_RATE_KEYS = ("lr", "max_lr", "start_lr", "final_lr", "min_lr")  # what schedules call their rates, the highest first
 _LOOKED_AT = 2000  # steps of a schedule at which its highest rate is looked for, at most
 
 
@@ -262,42 +262,47 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class RateKeys:
-    """Where a recipe keeps its learning rates: `key` holds the highest, None if several do; `others`: all the rest, `key=rate`."""
+    """Where a recipe keeps its learning rates: `key` holds the highest, None if several do; `others`: all other keys that are set."""
 
     key: str | None
-    others: tuple[str, ...]
+    others: dict[str, float]
 
     @classmethod
     def of(cls, recipe: Recipe) -> "RateKeys":
         """Of the schedule, the parts of a sequence, and schedules that phases set."""
-        found = list(_rate_keys(recipe.schedule, "schedule"))
+        found = dict(_rate_keys(recipe.schedule, "schedule"))
         for place, phase in enumerate(recipe.phases):
             if phase.set.schedule is not None:
-                found += _rate_keys(phase.set.schedule, f"phases.{place}.set.schedule")
-        peak = max(rate for _, rate in found)
-        highest = [key for key, rate in found if rate == peak]
+                found |= dict(_rate_keys(phase.set.schedule, f"phases.{place}.set.schedule"))
+        peak = max(found.values())
+        highest = [key for key, rate in found.items() if rate == peak]
         single = highest[0] if len(highest) == 1 else None
-        return cls(single, tuple(f"{key}={rate:g}" for key, rate in found if key != single))
+        return cls(single, {key: rate for key, rate in found.items() if key != single})
 
     def override(self, lr: float | None) -> str | None:
-        """What to add to the command line so that the highest rate of the run is `lr`, two digits of it."""
-        return None if self.key is None or lr is None else f"{self.key}={lr:.2g}"
+        """What to add to the command line so that the highest rate of the run is `lr`, to two digits; None if one key cannot."""
+        if self.key is None or lr is None or any(rate > float(f"{lr:.2g}") for rate in self.others.values()):
+            return None
+        return f"{self.key}={lr:.2g}"
 
-    def remarks(self) -> list[str]:
-        """What one override cannot do."""
+    def remarks(self, suggestions: Sequence[float | None]) -> list[str]:
+        """What one override cannot do, or not for these suggestions."""
+        others = ", ".join(f"{key}={rate:g}" for key, rate in self.others.items())
         if self.key is None:
-            return [f"no single key holds the highest rate; these belong together: {', '.join(self.others)}"]
-        return [f"other rates of the recipe stay as they are: {', '.join(self.others)}"] if self.others else []
+            return [f"no single key holds the highest rate; set these together: {others}"]
+        below = [f"{lr:.2g}" for lr in suggestions if lr is not None and self.override(lr) is None]
+        said = [f"{self.key} alone cannot bring the highest rate down to {' or '.join(below)}"] if below else []
+        return [*said, f"other rates of the recipe stay as they are: {others}"] if others else said
 
 
 def _rate_keys(schedule: Schedule, key: str) -> Iterator[tuple[str, float]]:
-    """The keys at and below `key` that hold the highest rate of a schedule, with that rate."""
+    """The keys at and below `key` that hold a rate of a schedule, with that rate; zeros are left out."""
     if isinstance(schedule, SequenceSettings):
         for number, part in enumerate(schedule.parts):
             yield from _rate_keys(part.schedule, f"{key}.parts.{number}.schedule")
-        return
-    name = next(name for name in _RATE_KEYS if getattr(schedule, name, None) == schedule.peak)
-    yield f"{key}.{name}", schedule.peak
+    for name in _RATE_KEYS:
+        if rate := getattr(schedule, name, None):
+            yield f"{key}.{name}", rate
 
 
 def report(recipe: Recipe, found: LRRange) -> dict[str, Any]:
@@ -314,7 +319,7 @@ def report(recipe: Recipe, found: LRRange) -> dict[str, Any]:
             "steepest": keys.override(found.steepest),
             "one_tenth_of_divergence": keys.override(found.tenth),
         },
-        "remarks": [*found.remarks(), *keys.remarks()],
+        "remarks": [*found.remarks(), *keys.remarks([found.steepest, found.tenth])],
         "beta": BETA,
         "lrs": list(found.lrs),
         "losses": [_plain(loss) for loss in found.losses],
