@@ -10,7 +10,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from groundup.basis.pictures import confusion_picture, image_grid, new_figure, save_figure, training_curves
+from groundup.basis.pictures import (
+    PALETTE,
+    confusion_picture,
+    image_grid,
+    lr_range_picture,
+    new_figure,
+    save_figure,
+    training_curves,
+)
 
 RECORDS: list[dict[str, Any]] = [
     {"step": 10, "epoch": 1.0, "lr": 0.1, "momentum": 0.9, "train_loss": 2.0, "train_top1": 0.25, "seconds": 3.0},
@@ -142,3 +150,23 @@ def test_pyplot_is_never_loaded_and_the_module_alone_loads_no_matplotlib(tmp_pat
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "curves.png")], check=True)
+
+
+def test_a_range_test_shows_its_curves_and_marks_each_suggestion_at_its_rate(tmp_path: Path) -> None:
+    lrs = np.geomspace(1e-4, 1, 50).tolist()
+    losses = [*np.linspace(2.0, 1.0, 49), float("nan")]
+
+    def columns(colour: str, **marks: float | None) -> NDArray[np.int64]:
+        marked = {"steepest": None, "tenth": None, "diverged_at": None} | marks
+        lr_range_picture(lrs, losses, losses, tmp_path / "range.png", "range test", beta=0.8, **marked)
+        wanted = [int(PALETTE[colour][place : place + 2], 16) for place in (1, 3, 5)]
+        found = (pixels(tmp_path / "range.png") == wanted).all(-1)
+        return np.flatnonzero(found[: len(found) // 2].any(0))  # the legend is in the lower half
+
+    assert len(columns("blue")) > 100
+    assert len(columns("vermilion")) == len(columns("green")) == 0
+    low, high = (columns("vermilion", steepest=rate) for rate in (1e-3, 1e-1))
+    middle = columns("green", tenth=1e-2)
+    # The axis is logarithmic: the middle of two rates is their geometric mean.
+    assert np.median(middle) == pytest.approx((np.median(low) + np.median(high)) / 2, abs=2)
+    assert columns("vermilion", steepest=1e-3, diverged_at=1.0).size > 0

@@ -13,7 +13,7 @@ from PIL import Image
 import groundup
 from groundup.cli.main import main
 
-COMMANDS = ["recipes", "train", "resume", "evaluate", "predict", "bench"]
+COMMANDS = ["recipes", "train", "resume", "evaluate", "predict", "bench", "lr-find"]
 TINY = ["model.width=8", "train.epochs=1", "train.batch_size=50", "train.threads=1", "data.limit=200"]
 
 Groundup = Callable[..., tuple[int, str, str]]
@@ -185,6 +185,10 @@ def test_bench_prints_speed_and_where_the_time_goes(command: Groundup) -> None:
         (["resume", "nowhere/run"], ["nowhere/run", "not a run folder"]),
         (["evaluate", "nowhere/run"], ["not a run folder"]),
         (["bench", "digits", "--steps", "0"], ["--steps"]),
+        (["lr-find", "digits", "--from", "1", "--to", "0.1"], ["--from 1 --to 0.1", "0 < from < to"]),
+        (["lr-find", "digits", "--steps", "5"], ["--steps 5", "20 or more"]),
+        (["lr-find", "digits", "--out", "lr.jpg"], ["--out lr.jpg", ".png"]),
+        (["lr-find", "digits", "--out", "nowhere/lr.png"], ["--out nowhere/lr.png", "there is no folder nowhere"]),
         (["trian", "digits"], ["No such command", "trian"]),
         (["train"], ["Missing argument"]),
     ],

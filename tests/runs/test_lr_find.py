@@ -71,8 +71,10 @@ def test_noise_alone_has_no_steepest_fall_and_the_remark_says_what_to_do() -> No
 
 
 def test_a_fall_hidden_in_noise_is_called_uncertain() -> None:
-    assert any("uncertain" in remark for remark in seen(falling(1e-3, noise=1.5)).remarks())
-    assert not any("uncertain" in remark for remark in seen(falling(1e-3, noise=0.05)).remarks())
+    hidden, clear = (seen(4 + 0.2 * falling(1e-3, noise)) for noise in (1.5, 0.5))
+    assert hidden.steepest is not None
+    assert any("uncertain" in remark for remark in hidden.remarks())
+    assert not any("uncertain" in remark for remark in clear.remarks())
 
 
 def test_a_loss_above_four_times_the_minimum_is_a_divergence() -> None:

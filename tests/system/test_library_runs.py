@@ -146,7 +146,7 @@ def small(name: str, folders: dict[str, Path], scale: Scale) -> Recipe:
     values["data"] |= {"limit": 256} if kind == "digits" else {"source": f"parquet:{folders[kind]}"}
     if original.data.source.endswith("cifar10"):
         values["data"]["label"] = "fine_label"
-    values["train"] |= {"device": "cpu", "precision": "fp32", "threads": 2, "batch_size": scale.batch}
+    values["train"] |= {"device": "cpu", "precision": "fp32", "threads": 1, "batch_size": scale.batch}
     if original.train.micro_batch is not None:
         # Mixing pairs images inside groups of 64.
         values["train"] |= {"batch_size": 64, "micro_batch": 64} if original.mix.active else {"micro_batch": 24}

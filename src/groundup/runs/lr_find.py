@@ -262,7 +262,7 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class RateKeys:
-    """Where a recipe keeps its learning rates: `key` holds the highest, None if several do; `others`: all other keys that are set."""
+    """Where a recipe keeps its learning rates: `key` holds the highest, None if several do; `others`: the other keys that are set."""
 
     key: str | None
     others: dict[str, float]

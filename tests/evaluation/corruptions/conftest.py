@@ -1,5 +1,6 @@
 """Images to corrupt: made ones, with smooth parts, edges and noise; and photographs."""
 
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -37,15 +38,18 @@ def photographs(datasets_folder: Path) -> Photographs:
     """(data set, count, side) -> uint8 (count, 3, side, side): the middle of real images, from all over the file."""
 
     def read(dataset: str, count: int, side: int) -> Tensor:
-        from pyarrow.parquet import ParquetFile
-
         split = {"cifar100": "test", "imagenette": "validation"}[dataset]
-        with ParquetFile(next((datasets_folder / dataset).glob(f"{split}-*.parquet"))) as file:
-            name = next(column for column in file.schema_arrow.names if column in ("img", "image"))
-            rows = next(file.iter_batches(batch_size=8 * count, columns=[name])).column(0).to_pylist()[::8]
-        images = [Image.open(io.BytesIO(row["bytes"])).convert("RGB") for row in rows]
-        return torch.from_numpy(np.stack([np.asarray(ImageOps.fit(image, (side, side))) for image in images])).permute(
-            0, 3, 1, 2
-        )
+        return _photographs(next((datasets_folder / dataset).glob(f"{split}-*.parquet")), count, side)
 
     return read
+
+
+@functools.cache
+def _photographs(path: Path, count: int, side: int) -> Tensor:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        name = next(column for column in file.schema_arrow.names if column in ("img", "image"))
+        rows = next(file.iter_batches(batch_size=8 * count, columns=[name])).column(0).to_pylist()[::8]
+    images = [ImageOps.fit(Image.open(io.BytesIO(row["bytes"])).convert("RGB"), (side, side)) for row in rows]
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)

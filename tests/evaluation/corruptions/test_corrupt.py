@@ -28,18 +28,18 @@ LEVEL_STEPS_LARGE = {
     "snow": {(2, 3)},  # a higher threshold leaves fewer flakes
     "frost": {(2, 3), (3, 4), (4, 5)},
     "fog": {(3, 4), (4, 5)},  # the same thickness, finer; then a cloud that is thicker but darker between its peaks
-    "elastic_transform": {(2, 3)},  # from one bend of the whole image to small ripples
+    "elastic_transform": {(2, 3), (3, 4)},  # from one bend of the image to ripples; 3 and 4 share the affine map, which prevails
 }
 
 
 def test_the_names_are_the_standard_ones_in_the_standard_order() -> None:
-    assert (
-        list(CORRUPTIONS)
-        == (
-            "gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost fog "
-            "brightness contrast elastic_transform pixelate jpeg_compression"
-        ).split()
+    noise, blur = (
+        ["gaussian_noise", "shot_noise", "impulse_noise"],
+        ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur"],
     )
+    weather = ["snow", "frost", "fog", "brightness"]
+    digital = ["contrast", "elastic_transform", "pixelate", "jpeg_compression"]
+    assert list(CORRUPTIONS) == noise + blur + weather + digital
     assert set(CORRUPTIONS) >= APPROXIMATE == {"frost"}
 
 
@@ -94,12 +94,13 @@ def test_the_input_stays_as_it_is_and_may_have_any_strides(name: str, pictures: 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_photographs_of_32_px_change_more_with_severity(name: str, photographs: Photographs) -> None:
-    _grows(photographs("cifar100", 160, 32), name, LEVEL_STEPS_SMALL.get(name, set()))
+    _grows(photographs("cifar100", 100, 32), name, LEVEL_STEPS_SMALL.get(name, set()))
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_photographs_of_224_px_change_more_with_severity(name: str, photographs: Photographs) -> None:
-    _grows(photographs("imagenette", 4, 224), name, LEVEL_STEPS_LARGE.get(name, set()))
+    count = 24 if name == "elastic_transform" else 4  # the affine map differs most between images
+    _grows(photographs("imagenette", count, 224), name, LEVEL_STEPS_LARGE.get(name, set()))
 
 
 def _grows(images: Tensor, name: str, level: set[tuple[int, int]]) -> None:

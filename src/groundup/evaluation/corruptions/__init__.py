@@ -66,7 +66,7 @@ def corrupt(images: Tensor, name: str, severity: int, seed: int, first: int = 0)
     numbers = torch.arange(first, first + len(images), device=images.device)
     # Scrambled, so that neighbouring images share no numbers even if seeds are added to.
     seeds = scrambled(numbers * -7046029254386353131 + seed_from(seed, "corruption", name, severity))
-    return corruption.apply(images, corruption.parameters(severity, images.shape[-1]), seeds)
+    return corruption.apply(images.contiguous(), corruption.parameters(severity, images.shape[-1]), seeds)
 
 
 def _require_images(images: Tensor) -> None:

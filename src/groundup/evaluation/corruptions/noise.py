@@ -5,6 +5,8 @@ Source   Hendrycks and Dietterich (arXiv 1903.12261) and the scripts make_cifar_
          The noise is independent in every channel of every pixel, as there.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -21,14 +23,18 @@ def shot_noise(images: Tensor, photons: float, seeds: Tensor) -> Tensor:
     """Count photons: of a value x in [0, 1] remains k / `photons`, with k from a Poisson law of mean x * `photons`."""
     # The smallest k whose cumulative probability is above a uniform number. One search serves all 256 laws, since that of
     # level v is moved up by v: the table then rises from its first entry to its last.
-    most = int(photons + 10 * photons**0.5 + 20)
-    levels = torch.arange(256, dtype=torch.float64)
-    counts = torch.arange(most, dtype=torch.float64)
-    below = torch.special.gammaincc(counts + 1, levels[:, None] * (photons / 255))  # P(K <= k), (256, most)
-    table = (below + levels[:, None]).flatten().to(images.device)
+    table = _poisson(photons)
     wanted = images + uniform(seeds, *images.shape[1:]).double()
-    found = torch.searchsorted(table, wanted, right=True) - images.long() * most
+    found = torch.searchsorted(table.flatten().to(images.device), wanted, right=True) - images.long() * table.shape[1]
     return found.mul_(255).div_(photons, rounding_mode="floor").clamp_(max=255).to(torch.uint8)
+
+
+@functools.cache
+def _poisson(photons: float) -> Tensor:
+    """For each level v the chance of at most 0, 1, ... photons, plus v: float64 (256, counts)."""
+    levels = torch.arange(256, dtype=torch.float64)[:, None]
+    counts = torch.arange(int(photons + 10 * photons**0.5 + 20), dtype=torch.float64)
+    return torch.special.gammaincc(counts + 1, levels * (photons / 255)) + levels
 
 
 def impulse_noise(images: Tensor, amount: float, seeds: Tensor) -> Tensor:

@@ -1,0 +1,191 @@
+"""What the first passes of a run show and cost, measured on the machine that asks: nothing is kept, no file is written.
+
+On a CPU a full step of a large network takes longer than anyone waits for a check. There a pass of a few images is measured, and
+its seconds are multiplied up: time per image is nearly constant from a handful of images on, other input sizes go by their FLOP,
+and the optimizer is measured apart, because it does not depend on the batch. `Measured.how` says what was done.
+The learning rate is 0 in every pass: nothing here depends on the schedule, and the weights stay where they began.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundup.basis.machine import out_of_memory
+from groundup.models import set_dropout
+from groundup.preflight import Start
+from groundup.training import Job, SampleOrder, TrainingState, train_step
+from groundup.training.loop import add_gradients, draw, update
+
+PROBED = 8  # images in a pass that only looks
+_PATIENCE = 2.0  # seconds that one full step may take to be measured
+_STEPS = 3
+_OVERFITTED, _OVERFIT_STEPS, _OVERFIT_RATE = 16, 40, 2e-3
+_NUDGE = 0.02
+
+
+@dataclass(frozen=True)
+class Measured:
+    """start: what the first passes showed; step_seconds: of a plain step, by input size in px; per_image: bytes that the backward
+    pass needs of one image at the largest input size; optimizer_bytes: what the optimizer keeps; how: in words; peak: bytes on an
+    accelerator in a real step, None elsewhere."""
+
+    start: Start
+    step_seconds: dict[int, float]
+    per_image: int
+    optimizer_bytes: int
+    how: str
+    peak: int | None
+
+
+def measure(job: Job, state: TrainingState) -> Measured:
+    """Probe the network of `state`, which is no good for training afterwards, and time the steps of the run."""
+    job = replace(job, sam=None)
+    state.average = None
+    state.model.train()
+    probe = _Probe.of(job, state)
+    smallest = next(iter(job.flops))
+    largest = max(job.flops)
+    whole = probe.seconds * job.train.batch_size / probe.images + probe.update_seconds
+    on_accelerator = job.engine.torch_device.type != "cpu"
+    if on_accelerator or max(whole * job.flops[size] / job.flops[smallest] for size in job.flops) <= _PATIENCE:
+        try:
+            seconds = _full_steps(job, state)
+            how = f"median of {_STEPS} steps of {job.train.batch_size} images, measured"
+            return probe.result(seconds, largest / smallest, how, _peak(job))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            state.optimizer.zero_grad(set_to_none=True)
+    per_image = probe.seconds / probe.images
+    seconds = {
+        size: per_image * flops / job.flops[smallest] * job.train.batch_size + probe.update_seconds
+        for size, flops in job.flops.items()
+    }
+    how = f"extrapolated from one pass of {probe.images} images, not measured over a whole step of {job.train.batch_size}"
+    return probe.result(seconds, largest / smallest, how, None)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """What a pass of a few images at the first input size showed. `saved`: bytes kept for the backward pass."""
+
+    start: Start
+    images: int
+    seconds: float
+    update_seconds: float
+    saved: int
+    optimizer_bytes: int
+
+    @classmethod
+    def of(cls, job: Job, state: TrainingState) -> "_Probe":
+        small, logits = _with_few_images(job, PROBED)
+        live = small.live.at(0)
+        if live.dropout is not None:
+            set_dropout(state.model, live.dropout)
+        batch = draw(small, 0, live)
+        saved = _SavedBytes(state.model)
+        with saved.counting():
+            (total, _), first = _timed(lambda: add_gradients(small, state, batch, live), job)
+        blank = torch.zeros_like(logits[0], dtype=torch.float32)
+        reference = job.loss(blank, batch.targets, live.label_smoothing, job.class_weights)[0] / batch.weight
+        silent, not_finite = _by_gradient(state.model)
+        update(job, state)  # allocates what the optimizer keeps
+        _nudge(state.model)
+        _, second = _timed(lambda: add_gradients(small, state, batch, live), job)
+        still = set(_by_gradient(state.model)[0])
+        _, updating = _timed(lambda: update(job, state), job)
+        start = Start(
+            loss=float(total / batch.weight),
+            reference=float(reference),
+            classes=job.classes,
+            images=len(batch.indices),
+            parameters=sum(parameter.requires_grad for parameter in state.model.parameters()),
+            unreached=tuple(name for name in silent if name in still),
+            not_finite=tuple(not_finite),
+        )
+        kept = sum(_tensor_bytes(entry) for entry in state.optimizer.state.values())
+        return cls(start, len(batch.indices), min(first, second), updating, saved.total, kept)
+
+    def result(self, seconds: dict[int, float], growth: float, how: str, peak: int | None) -> Measured:
+        """growth: side of the largest input size over that of the first."""
+        per_image = math.ceil(self.saved / self.images * growth**2)
+        return Measured(self.start, seconds, per_image, self.optimizer_bytes, how, peak)
+
+
+class _SavedBytes:
+    """Counts the bytes that autograd keeps for the backward pass, each storage once, weights not at all."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+        self._held: list[Any] = []  # so that no storage is freed and its address given to another while counting
+        self.total = 0
+
+    def counting(self) -> torch.autograd.graph.saved_tensors_hooks:
+        """The context in which the forward pass has to run."""
+        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor
+
+
+def _with_few_images(job: Job, count: int) -> tuple[Job, list[Tensor]]:
+    """The job with batches of `count` images, and a list that receives the logits of every forward pass."""
+    count = min(count, job.train.batch_size)
+    logits: list[Tensor] = []
+
+    def forward(images: Tensor) -> Tensor:
+        logits.append(job.forward(images))
+        return logits[-1]
+
+    settings = job.train.model_copy(update={"batch_size": count, "micro_batch": None})
+    order = SampleOrder(job.seed, job.data.labels.cpu(), batch_size=count, drop_last=True, balanced=False)
+    return replace(job, train=settings, order=order, forward=forward), logits
+
+
+def _by_gradient(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of the trainable parameters without a gradient or with one of zeros alone, and of those where it is not finite."""
+    silent, not_finite = [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.grad is None or not parameter.grad.any():
+            silent.append(name)
+        elif not parameter.grad.isfinite().all():
+            not_finite.append(name)
+    return silent, not_finite
+
+
+@torch.no_grad()
+def _nudge(model: nn.Module) -> None:
+    """Move what began at zero a little, so that nothing is hidden behind it."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and not parameter.any():
+            parameter.copy_(torch.linspace(-_NUDGE, 1.5 * _NUDGE, parameter.numel()).view(parameter.shape))
+
+
+def _full_steps(job: Job, state: TrainingState) -> dict[int, float]:
+    """Median seconds of a real step per input size."""
+    if job.engine.torch_device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(job.engine.torch_device)
+    steps = sorted({0, *(first for first, _ in job.live.changes)}, reverse=True)
+    firsts = {job.live.at(step).resolution: step for step in steps}
+    quiet = replace(job, rates=_Still())  # type: ignore[arg-type]
+    seconds = {}
+    for size in job.flops:
+        times = []
+        for _ in range(1 + _STEPS):
+            job.check()
+            state.step = firsts[size]
+            times.append(_timed(lambda: train_step(quiet, state), job)[1])
+        seconds[size] = sorted(times[1:])[_STEPS // 2]
+    return seconds
