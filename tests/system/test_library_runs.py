@@ -1,5 +1,6 @@
 """Every recipe of the library from its data to its summary: real images, tiny networks, and all that it plans in a few steps."""
 
+import functools
 import json
 import math
 import re
@@ -55,7 +56,7 @@ class Scale:
     steps: int
 
 
-QUICK = Scale(classes=64, each=4, tested=100, batch=32, steps=8)
+QUICK = Scale(classes=64, each=4, tested=100, batch=16, steps=8)
 SLOW = Scale(classes=100, each=20, tested=500, batch=64, steps=60)
 
 
@@ -122,12 +123,21 @@ def shortened(value: Any, per_epoch: float, per_step: float) -> Any:
     if isinstance(value, dict):
         return {key: shortened(part, per_epoch, per_step) for key, part in value.items()}
     if isinstance(value, list):
-        return [shortened(part, per_epoch, per_step) for part in value]
+        parts = [shortened(part, per_epoch, per_step) for part in value]
+        return _one_after_the_other(parts) if parts and parts != value and isinstance(parts[0], str) else parts
     if not isinstance(value, str) or not DURATION.fullmatch(value):
         return value
     old = Duration.parse(value)
     steps = old.value * (per_epoch if old.unit == "ep" else per_step)
     return f"{max(1, round(steps)) if steps else 0}step"
+
+
+def _one_after_the_other(milestones: list[str]) -> list[str]:
+    """Steps that rounding has thrown together, one apart."""
+    steps: list[int] = []
+    for milestone in milestones:
+        steps.append(max(int(milestone.removesuffix("step")), steps[-1] + 1 if steps else 1))
+    return [f"{step}step" for step in steps]
 
 
 def small(name: str, folders: dict[str, Path], scale: Scale) -> Recipe:
@@ -149,7 +159,7 @@ def small(name: str, folders: dict[str, Path], scale: Scale) -> Recipe:
     values["train"] |= {"device": "cpu", "precision": "fp32", "threads": 1, "batch_size": scale.batch}
     if original.train.micro_batch is not None:
         # Mixing pairs images inside groups of 64.
-        values["train"] |= {"batch_size": 64, "micro_batch": 64} if original.mix.active else {"micro_batch": 24}
+        values["train"] |= {"batch_size": 64, "micro_batch": 64} if original.mix.active else {"micro_batch": scale.batch * 3 // 4}
     if original.data.resolution is not None:
         _shrink(values, SIDE / original.data.resolution)
     values["track"] |= {"tensorboard": False}
@@ -244,12 +254,13 @@ def _check_cost(recipe: Recipe, clock: Clock, side: int, summary: dict[str, Any]
     with torch.device("meta"):
         network = recipe.model.build(summary["classes"])
     sam, flops = recipe.optimizer.sam, 0
+    cost = functools.cache(lambda resolution: forward_flops(network, resolution))
     for step in range(summary["steps"]):
         passes = 2 if sam is not None and sam.is_due(step, clock) else 1
         images = recipe.train.batch_size
         if not recipe.train.drop_last and (step + 1) % clock.steps_per_epoch == 0:
             images = summary["train_images"] - images * (clock.steps_per_epoch - 1)
-        flops += 3 * passes * images * forward_flops(network, planned(recipe, clock, side, step).resolution)
+        flops += 3 * passes * images * cost(planned(recipe, clock, side, step).resolution)
     assert summary["pflop"] == line["pflop"] == pytest.approx(flops / 1e15, rel=1e-9)
 
 

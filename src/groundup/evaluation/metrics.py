@@ -17,21 +17,35 @@ from groundup.basis.errors import GroundupError
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
     """Whether the highest logit is that of the label: bool (N,). Paired tests compare two of these."""
-    _require_scores(logits, labels)
+    require_scores(logits, labels)
     return logits.argmax(1) == labels
 
 
 def top_k(logits: Tensor, labels: Tensor, k: int) -> float:
     """The fraction of images whose label is among the `k` highest logits; `k` above C means all C classes."""
-    _require_scores(logits, labels)
+    require_scores(logits, labels)
     best = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return int((best == labels[:, None]).sum()) / len(labels)
 
 
 def nll(logits: Tensor, labels: Tensor) -> float:
     """The mean negative log-likelihood (cross-entropy without label smoothing or class weights), in nats."""
-    _require_scores(logits, labels)
+    require_scores(logits, labels)
     return float(F.cross_entropy(logits.double(), labels))
+
+
+def macro_accuracy(predictions: Tensor, labels: Tensor) -> float:
+    """The mean over classes of the share of their images that is right; classes without images are left out."""
+    if labels.shape != predictions.shape or labels.ndim != 1:
+        raise ValueError(
+            f"need predictions (N,) and labels (N,), got {tuple(predictions.shape)}, {tuple(labels.shape)}"
+        )
+    if len(labels) == 0:
+        raise GroundupError("there is nothing to score: 0 images", hint="check that the split is not empty")
+    images = torch.bincount(labels)
+    right = torch.bincount(labels[predictions == labels], minlength=len(images))
+    there = images > 0
+    return float((right[there].double() / images[there]).mean())
 
 
 def confusion(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -60,7 +74,8 @@ def per_class(confusion: Tensor, class_names: Sequence[str] | None = None) -> li
     ]
 
 
-def _require_scores(logits: Tensor, labels: Tensor) -> None:
+def require_scores(logits: Tensor, labels: Tensor) -> None:
+    """Raise unless `logits` are (N, C), `labels` (N,), and N is not 0."""
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"need logits (N, C) and labels (N,), got {tuple(logits.shape)} and {tuple(labels.shape)}")
     if len(labels) == 0:

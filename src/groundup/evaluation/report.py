@@ -1,6 +1,8 @@
 """Everything one evaluation says, from the logits and labels of one split.
 
-Fractions lie in [0, 1], `nll` is in nats, the interval is Wilson's at 95% over the images of the split.
+Fractions lie in [0, 1], `nll` is in nats, intervals are Wilson's at 95% over the images of the split. `macro_accuracy` weighs
+every class alike, whatever its number of images. What is said of superclasses (see `superclasses`) needs a map from
+classes to them and is None without one.
 """
 
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ from torch import Tensor
 from groundup.basis.errors import GroundupError
 from groundup.evaluation import metrics
 from groundup.evaluation.intervals import wilson
+from groundup.evaluation.superclasses import CoarseMap, per_superclass, superclass_confusion
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,19 +27,37 @@ class Evaluation:
     top1_interval: tuple[float, float]
     top5: float
     nll: float
+    macro_accuracy: float
     per_class: list[dict[str, Any]]
     confusion: Tensor  # (C, C) int64, rows are the true classes
     tta: str = "none"
+    superclass_accuracy: float | None = None
+    superclass_interval: tuple[float, float] | None = None
+    per_superclass: list[dict[str, Any]] | None = None
+    superclass_confusion: Tensor | None = None  # (K, K) int64, rows are the true superclasses
 
     @classmethod
     def of(
-        cls, logits: Tensor, labels: Tensor, class_names: Sequence[str], *, split: str, tta: str = "none"
+        cls,
+        logits: Tensor,
+        labels: Tensor,
+        class_names: Sequence[str],
+        *,
+        split: str,
+        tta: str = "none",
+        coarse_of_fine: CoarseMap | None = None,
+        superclass_names: Sequence[str] | None = None,
     ) -> "Evaluation":
-        """Score `logits` (N, C) against `labels` (N,); `class_names` holds C names."""
+        """Score `logits` (N, C) against `labels` (N,); `class_names` holds C names.
+
+        coarse_of_fine: the superclass of each class, C integers in [0, K); superclass_names: K names.
+        """
         if logits.ndim == 2 and len(class_names) != logits.shape[1]:
             raise GroundupError(f"{len(class_names)} class names for a model with {logits.shape[1]} outputs")
+        predictions = logits.argmax(1)
         hits = int(metrics.correct(logits, labels).sum())
-        matrix = metrics.confusion(logits.argmax(1), labels, len(class_names))
+        matrix = metrics.confusion(predictions, labels, len(class_names))
+        kinds = {} if coarse_of_fine is None else _of_superclasses(matrix, coarse_of_fine, superclass_names)
         return cls(
             split=split,
             images=len(labels),
@@ -44,9 +65,11 @@ class Evaluation:
             top1_interval=wilson(hits, len(labels)),
             top5=metrics.top_k(logits, labels, 5),
             nll=metrics.nll(logits, labels),
+            macro_accuracy=metrics.macro_accuracy(predictions, labels),
             per_class=metrics.per_class(matrix, class_names),
             confusion=matrix,
             tta=tta,
+            **kinds,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,6 +79,8 @@ class Evaluation:
             "top1_interval": list(self.top1_interval),
             "per_class": [dict(row) for row in self.per_class],
             "confusion": self.confusion.tolist(),
+            "superclass_interval": None if self.superclass_interval is None else list(self.superclass_interval),
+            "superclass_confusion": None if self.superclass_confusion is None else self.superclass_confusion.tolist(),
         }
 
     def __str__(self) -> str:
@@ -65,3 +90,14 @@ class Evaluation:
             f"{self.split} top-1 {self.top1:.2%} (95% interval {low:.2%} to {high:.2%}), top-5 {self.top5:.2%}, "
             f"{self.images:,} images{view}"
         )
+
+
+def _of_superclasses(matrix: Tensor, coarse_of_fine: CoarseMap, names: Sequence[str] | None) -> dict[str, Any]:
+    coarse = superclass_confusion(matrix, coarse_of_fine)
+    hits, images = int(coarse.diagonal().sum()), int(coarse.sum())
+    return {
+        "superclass_accuracy": hits / images,
+        "superclass_interval": wilson(hits, images),
+        "per_superclass": per_superclass(matrix, coarse_of_fine, names),
+        "superclass_confusion": coarse,
+    }

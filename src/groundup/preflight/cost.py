@@ -22,7 +22,7 @@ _EVALUATION_SHARE = 0.1  # of the training time, in what is suggested
 SLOW = Code(
     "GU601",
     "warning",
-    "the run takes more than a day on this CPU",
+    "The run takes more than a day on this CPU",
     "Convolutions run some hundred times slower on a CPU than on a GPU. A run of days on a CPU is rarely what was meant, "
     "and a mistake in it is found out late.",
     "Run it on a machine with a GPU, or make it smaller: fewer epochs, a narrower network, a lower train.resolution.",
@@ -30,14 +30,14 @@ SLOW = Code(
 RARE_CHECKPOINTS = Code(
     "GU602",
     "warning",
-    "more than an hour of training lies between two checkpoints",
+    "More than an hour of training lies between two checkpoints",
     "Whatever kills the run throws it back to its last checkpoint, and the work since then is done again.",
     "Save more often: checkpoint.every.",
 )
 COSTLY_EVALUATION = Code(
     "GU603",
     "warning",
-    "evaluating costs more than training",
+    "Evaluating costs more than training",
     "Every evaluation is a pass over the split that selects, two if there is an average. Where an epoch is small or evaluations "
     "are frequent they take most of the time and change nothing in the result.",
     "Evaluate more rarely: evaluate.every.",
@@ -45,7 +45,7 @@ COSTLY_EVALUATION = Code(
 NO_DISK = Code(
     "GU604",
     "error",
-    "the checkpoints need more disk than is free",
+    "The checkpoints need more disk than is free",
     "A full disk ends the run at the first checkpoint that does not fit. A checkpoint holds the weights, what the optimizer keeps "
     "for each of them, and their average.",
     "Keep fewer checkpoints (checkpoint.keep, checkpoint.keep_every), free some space, or write to another disk with --run.",
@@ -53,7 +53,7 @@ NO_DISK = Code(
 NO_MEMORY = Code(
     "GU605",
     "error",
-    "the run needs more memory than there is",
+    "The run needs more memory than there is",
     "Most of the memory of a training step holds the activations that the backward pass needs, and grows with the images in one "
     "forward pass. A run that does not fit ends in its first step, or swaps and crawls.",
     "Accumulate gradients over smaller pieces (train.micro_batch; batch norm then sees one piece at a time), or keep the pixels "

@@ -21,7 +21,7 @@ OVERFIT_FACTOR = 4.0  # by which the loss of one small batch has to fall
 STRANGE_LOSS = Code(
     "GU701",
     "warning",
-    "the first loss is not that of a network that knows nothing",
+    "The first loss is not that of a network that knows nothing",
     "An untrained network should give every class about the same probability. A much higher loss means that it begins very sure of "
     "wrong answers (logits of a wrong scale, unnormalised inputs), a much lower one that it knows the answers already.",
     "Look at the scale of the last layer and at augment.normalize; for a lower one, at where the weights come from.",
@@ -29,14 +29,14 @@ STRANGE_LOSS = Code(
 NOT_FINITE = Code(
     "GU702",
     "error",
-    "the first loss or its gradient is not finite",
+    "The first loss or its gradient is not finite",
     "Nothing can be learned from it: every update would be skipped or destroy the weights.",
     "Try train.precision=fp32; then look at the images, the labels and the network's own divisions and logarithms.",
 )
 UNREACHED = Code(
     "GU703",
     "error",
-    "the loss does not reach every trainable parameter",
+    "The loss does not reach every trainable parameter",
     "Parameters without a gradient stay as they were drawn: a branch that is not used, a detach in the wrong place, or a copy that "
     "was registered in place of the original.",
     "Use them in the forward pass, or set requires_grad to False.",
@@ -44,7 +44,7 @@ UNREACHED = Code(
 NOT_OVERFITTED = Code(
     "GU704",
     "error",
-    "one small batch cannot be learned by heart",
+    "One small batch cannot be learned by heart",
     "A network that cannot memorise a handful of images will not learn a data set. The usual causes are labels that do not belong to "
     "the images, an output that saturates, and gradients that stop on their way. The optimizer is a plain AdamW here, without "
     "augmentation, mixing and dropout, so none of these is to blame.",
@@ -53,7 +53,7 @@ NOT_OVERFITTED = Code(
 NOT_REPEATED = Code(
     "GU705",
     "error",
-    "two networks built with one seed differ",
+    "Two networks built with one seed differ",
     "A run is a function of its recipe and seed. Where its initial weights are not, nobody can repeat it, and seeds compare nothing.",
     "Draw initial weights with torch's global generator and nothing else.",
 )

@@ -18,7 +18,10 @@ from groundup.recipe.problems import explain
 from groundup.recipe.schema import Recipe
 
 # Overrides under which a recipe is still the one that its claim speaks of.
-_KEEP_THE_CLAIM = {"seed", "data.source", "data.image", "train.device", "train.threads", "track.tensorboard"}
+_KEEP_THE_CLAIM = {
+    *("seed", "data.source", "data.image", "train.device", "train.threads", "track.tensorboard"),
+    *("check.ignore", "cost.per_hour"),
+}
 _LIBRARY = resources.files("groundup.recipe") / "library"
 
 

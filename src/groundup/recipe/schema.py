@@ -1,4 +1,5 @@
-"""The recipe: one object that says everything about a run. It composes the settings of the rooms and adds none of its own."""
+"""The recipe: one object that says everything about a run. It composes the settings of the rooms; its own are what rooms further
+down read and what changes no result: the claim, what the check leaves out, what an hour costs."""
 
 from pydantic import Field
 
@@ -30,6 +31,20 @@ class Claim(Settings):
     source: str = Field(description="The measurement's command, or the publication.")
 
 
+class CheckSettings(Settings):
+    """What `groundup check`, and the check that opens a run, leave out."""
+
+    ignore: tuple[str, ...] = Field((), description="Codes of findings to leave out, such as GU101, in a list.")
+
+
+class CostSettings(Settings):
+    """What the machine costs, for the estimate of `groundup check`."""
+
+    per_hour: float | None = Field(
+        None, ge=0, description="Price of an hour of the machine, in any currency; null: not told."
+    )
+
+
 class Recipe(Settings):
     """Everything about a training run."""
 
@@ -55,6 +70,8 @@ class Recipe(Settings):
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings, description="When and how to evaluate.")
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings, description="When to save.")
     track: TrackSettings = Field(default_factory=TrackSettings, description="What is written while training.")
+    check: CheckSettings = Field(default_factory=CheckSettings, description="What the check before a run leaves out.")
+    cost: CostSettings = Field(default_factory=CostSettings, description="What the machine costs.")
 
     def clock(self, steps_per_epoch: int) -> Clock:
         """The clock of a run of this recipe over data with that many steps per epoch."""

@@ -3,30 +3,34 @@
 On a CPU a full step of a large network takes longer than anyone waits for a check. There a pass of a few images is measured, and
 its seconds are multiplied up: time per image is nearly constant from a handful of images on, other input sizes go by their FLOP,
 and the optimizer is measured apart, because it does not depend on the batch. `Measured.how` says what was done.
-The learning rate is 0 in every pass: nothing here depends on the schedule, and the weights stay where they began.
+The learning rate is as good as 0 in every pass: nothing here depends on the schedule, and the weights stay where they began.
 """
 
-import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
+from groundup import augment
 from groundup.basis.machine import out_of_memory
 from groundup.models import set_dropout
-from groundup.preflight import Start
-from groundup.training import Job, SampleOrder, TrainingState, train_step
+from groundup.optim.schedules import ConstantSettings
+from groundup.preflight.start import Start
+from groundup.training import Job, Rates, SampleOrder, TrainingState, train_step
 from groundup.training.loop import add_gradients, draw, update
+from groundup.training.rates import Part
 
 PROBED = 8  # images in a pass that only looks
 _PATIENCE = 2.0  # seconds that one full step may take to be measured
 _STEPS = 3
 _OVERFITTED, _OVERFIT_STEPS, _OVERFIT_RATE = 16, 40, 2e-3
-_NUDGE = 0.02
+_NUDGE, _SCALE = 0.02, 128.0
+_NO_RATE = 1e-12  # weights stay where they are; 0 is no learning rate of a schedule
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ def measure(job: Job, state: TrainingState) -> Measured:
     """Probe the network of `state`, which is no good for training afterwards, and time the steps of the run."""
     job = replace(job, sam=None)
     state.average = None
+    # An overflow at the usual first scale of 65536 would be no finding.
+    state.scaler = torch.amp.GradScaler(job.engine.torch_device.type, init_scale=_SCALE, enabled=state.scaler.is_enabled())
     state.model.train()
     probe = _Probe.of(job, state)
     smallest = next(iter(job.flops))
@@ -97,6 +103,7 @@ class _Probe:
         silent, not_finite = _by_gradient(state.model)
         update(job, state)  # allocates what the optimizer keeps
         _nudge(state.model)
+        _without_dropout(state.model)
         _, second = _timed(lambda: add_gradients(small, state, batch, live), job)
         still = set(_by_gradient(state.model)[0])
         _, updating = _timed(lambda: update(job, state), job)
@@ -109,7 +116,7 @@ class _Probe:
             unreached=tuple(name for name in silent if name in still),
             not_finite=tuple(not_finite),
         )
-        kept = sum(_tensor_bytes(entry) for entry in state.optimizer.state.values())
+        kept = sum(tensor_bytes(entry.values()) for entry in state.optimizer.state.values())
         return cls(start, len(batch.indices), min(first, second), updating, saved.total, kept)
 
     def result(self, seconds: dict[int, float], growth: float, how: str, peak: int | None) -> Measured:
@@ -173,13 +180,21 @@ def _nudge(model: nn.Module) -> None:
             parameter.copy_(torch.linspace(-_NUDGE, 1.5 * _NUDGE, parameter.numel()).view(parameter.shape))
 
 
+def _without_dropout(model: nn.Module) -> None:
+    """Of every kind: a branch that a draw has left out has no gradient, and is reached all the same."""
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
+
+
 def _full_steps(job: Job, state: TrainingState) -> dict[int, float]:
     """Median seconds of a real step per input size."""
     if job.engine.torch_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(job.engine.torch_device)
     steps = sorted({0, *(first for first, _ in job.live.changes)}, reverse=True)
     firsts = {job.live.at(step).resolution: step for step in steps}
-    quiet = replace(job, rates=_Still())  # type: ignore[arg-type]
+    still = ConstantSettings(name="constant", lr=_NO_RATE)
+    quiet = replace(job, rates=Rates((Part(0, still, job.clock),), job.clock))
     seconds = {}
     for size in job.flops:
         times = []
@@ -189,3 +204,48 @@ def _full_steps(job: Job, state: TrainingState) -> dict[int, float]:
             times.append(_timed(lambda: train_step(quiet, state), job)[1])
         seconds[size] = sorted(times[1:])[_STEPS // 2]
     return seconds
+
+
+def overfit(job: Job, model: nn.Module) -> tuple[float, ...]:
+    """Losses of one small batch while `model` learns it by heart: clean images, no mixing, smoothing or dropout, AdamW."""
+    images, labels = job.data.take(job.order.at(0)[1][:_OVERFITTED])
+    images = augment.normalize(images, job.mean, job.std, job.live.at(0).resolution)
+    model.train()
+    _without_dropout(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=_OVERFIT_RATE, weight_decay=0.0)
+    losses = []
+    for _ in range(_OVERFIT_STEPS):
+        job.check()
+        with job.engine.autocast():
+            logits = model(images)
+        loss_sum, weight = job.loss(logits.float(), labels, 0.0, None)
+        loss = loss_sum / weight
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return tuple(losses)
+
+
+def differing(first: nn.Module, second: nn.Module) -> tuple[str, ...]:
+    """Names of the tensors that are not equal in two networks of one class."""
+    other = second.state_dict()
+    return tuple(name for name, tensor in first.state_dict().items() if not torch.equal(tensor, other[name]))
+
+
+def tensor_bytes(tensors: Iterable[Any]) -> int:
+    """Bytes of the tensors among `tensors`."""
+    return sum(entry.numel() * entry.element_size() for entry in tensors if isinstance(entry, Tensor))
+
+
+def _peak(job: Job) -> int | None:
+    device = job.engine.torch_device
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+
+
+def _timed(call: Callable[[], Any], job: Job) -> tuple[Any, float]:
+    job.engine.synchronize()
+    started = time.perf_counter()
+    result = call()
+    job.engine.synchronize()
+    return result, time.perf_counter() - started

@@ -10,7 +10,10 @@ Source   D. Hendrycks and T. Dietterich, "Benchmarking Neural Network Robustness
 Differs  the published images are one draw, these are another: errors agree on average, not image by image. `frost` is generated
          instead of photographed, see APPROXIMATE. ImageNet-C was stored as JPEG of quality 85, which is left out here.
          Say "generated corruptions" next to a number; it is not a CIFAR-10-C or ImageNet-C result.
-Cost     CPU seconds for 2,000 images of 32 px and all 5 severities are in the table of tests/evaluation/corruptions.
+Severity the mean absolute difference from the clean image grows from 1 to 5, except where the published parameters do not let
+         it: of the small ones glass blur, motion blur (3 and 4 are alike), frost and elastic transform.
+Cost     2,000 images of 32 px at all 5 severities on one CPU core, in CPU seconds: zoom blur 12, shot noise 4, frost 2.5, JPEG and
+         pixelate 2, every other 1 or less; 29 for all 15.
 """
 
 from typing import Any

@@ -1,0 +1,74 @@
+"""Test images that (nearly) stand in train: nearest neighbours by features, confirmed by pixels.
+
+Shapes   features floating point (N, D), such as what enters the last layer of a trained network; images uint8 (N, 3, H, W).
+Source   B. Barz and J. Denzler, Do we train on test data? Purging CIFAR of near-duplicates, 2020: in feature space they found
+         3.3% of CIFAR-10's and 10% of CIFAR-100's test images in train, and confirmed each pair by eye.
+Here     the eye is replaced by the pixels: features find the candidates, since they forgive shifts and colours; the mean
+         absolute difference of the pixels throws out what only shows the same kind of thing.
+Hurts    a pair that is shifted by pixels or cropped differently is a duplicate to the eye and not to the pixels: what is
+         confirmed is a lower bound. Images of one flat tone are alike without being copies: look at the pairs.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from groundup.basis.errors import GroundupError, UsageError
+
+NEAR_DUPLICATE = (
+    0.03  # mean absolute difference, of the full range of a pixel, up to which two images are near-duplicates
+)
+
+
+def nearest(features_test: Tensor, features_train: Tensor, block: int = 2048) -> tuple[Tensor, Tensor]:
+    """For each row of `features_test` (N, D) the most similar row of `features_train` (M, D).
+
+    Returns its index, int64 (N,), the lowest one of equals, and the cosine similarity in [-1, 1], float32 (N,). At most
+    `block` rows of each are compared at a time: block * block * 4 bytes. A row of zeros is similar to nothing (0).
+    """
+    if features_test.ndim != 2 or features_train.ndim != 2 or features_test.shape[1] != features_train.shape[1]:
+        raise ValueError(
+            f"need features (N, D) and (M, D), got {tuple(features_test.shape)} and {tuple(features_train.shape)}"
+        )
+    if block < 1:
+        raise ValueError(f"block must be at least 1, got {block}")
+    if len(features_train) == 0:
+        raise GroundupError("there are no train images to compare with", hint="check that the split is not empty")
+    indices, similarities = [], []
+    for rows in features_test.split(block):
+        wanted = F.normalize(rows.float(), dim=1)
+        best = torch.full((len(rows),), -torch.inf, device=rows.device)
+        index = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        for start in range(0, len(features_train), block):
+            found = (wanted @ F.normalize(features_train[start : start + block].float(), dim=1).T).max(1)
+            closer = found.values > best
+            best = torch.where(closer, found.values, best)
+            index = torch.where(closer, found.indices + start, index)
+        indices.append(index)
+        similarities.append(best.clamp(-1, 1))
+    return torch.cat(indices), torch.cat(similarities)
+
+
+def confirm_by_pixels(images_a: Tensor, images_b: Tensor) -> Tensor:
+    """How far each image is from its partner: float32 (N,) in [0, 1], at most `NEAR_DUPLICATE` for a near-duplicate.
+
+    The mean absolute difference of pixels, of the full range, after both are brought to the same mean brightness; the
+    smaller one of the partner as it is and mirrored.
+    """
+    if images_a.shape != images_b.shape or images_a.ndim != 4:
+        raise UsageError(
+            f"pairs of images must have one shape (N, 3, H, W), got {tuple(images_a.shape)} and {tuple(images_b.shape)}"
+        )
+    if images_a.dtype != torch.uint8 or images_b.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8, got {images_a.dtype} and {images_b.dtype}")
+    distances = [
+        torch.minimum(_difference(a, b), _difference(a, b.flip(3)))
+        for a, b in zip(images_a.split(1024), images_b.split(1024), strict=True)
+    ]
+    return torch.cat(distances)
+
+
+def _difference(a: Tensor, b: Tensor) -> Tensor:
+    apart = a.float() - b.float()
+    apart = apart - apart.mean((1, 2, 3), keepdim=True)  # the difference of the mean brightnesses
+    return apart.abs().mean((1, 2, 3)) / 255
