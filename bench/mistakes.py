@@ -35,14 +35,14 @@ from groundup.runs.train import Run, resume, train
 
 VIEWS = 4  # a worker that caches keeps one view of an image for ever, and system 003 had four workers
 
-NET = ["model={name: wide_resnet, depth: 16, width: 2}", "optimizer={name: sgd, weight_decay: 5.0e-4}"]
+NET = ["model={name: wide_resnet, depth: 10, width: 2}", "optimizer={name: sgd, weight_decay: 5.0e-4}"]
 PLAIN = ["augment.policy=[{name: pad_crop, pad: 4}, {name: flip}]"]
 COMMON = [
     *("phases=[]", "loss={label_smoothing: 0}", "checkpoint.every=2ep", "track.tensorboard=false"),
     *("evaluate.every=1ep", "schedule={name: cosine, lr: 0.1, warmup: 0.05dur}"),
 ]
-TWENTY = ["data.limit=20000", "train={epochs: 8, batch_size: 128}"]
-STEM = ["model={name: resnet18, width: 24, stem: small}", "optimizer={name: sgd, weight_decay: 5.0e-4}"]
+TEN = ["data.limit=10000", "train={epochs: 6, batch_size: 128}"]
+STEM = ["model={name: resnet18, width: 16, stem: small}", "optimizer={name: sgd, weight_decay: 5.0e-4}"]
 AUGMENTED = ["augment.policy=[{name: pad_crop, pad: 4}, {name: flip}, {name: cutout, size: 8}]"]
 
 
@@ -61,7 +61,7 @@ ROWS = [
     Row(
         "restarts",
         "000: warm restarts stepped per batch, period 25 iterations, peak 0.01, after a warm-up to 0.1",
-        [*COMMON, *NET, *PLAIN, *TWENTY],
+        [*COMMON, *NET, *PLAIN, *TEN],
         [
             "schedule={name: sequence, parts: [{schedule: {name: ramp, start_lr: 0.01, lr: 0.1}, length: 0.05dur}, "
             "{schedule: {name: cosine_restarts, lr: 0.01, final_lr: 1.0e-4, period: 25step}}]}"
@@ -71,7 +71,7 @@ ROWS = [
     Row(
         "stem",
         "000 and 003: an ImageNet stem on 32-pixel images (same epochs; it also costs less per image)",
-        [*COMMON, *STEM, *PLAIN, *TWENTY],
+        [*COMMON, *STEM, *PLAIN, *TEN],
         ["model.stem=imagenet"],
         [],
     ),
@@ -79,20 +79,20 @@ ROWS = [
         "cached",
         f"003: augmented samples cached, {VIEWS} frozen views of each image (emulated)",
         [*COMMON, *NET, *AUGMENTED, "data.limit=5000"],
-        [f"train={{epochs: {32 / VIEWS:g}, batch_size: 128}}", "augment.policy=[]"],
-        ["train={epochs: 32, batch_size: 128}"],
+        [f"train={{epochs: {20 / VIEWS:g}, batch_size: 128}}", "augment.policy=[]"],
+        ["train={epochs: 20, batch_size: 128}"],
     ),
     Row(
         "cosine",
         "002: a cosine schedule that was never stepped, so a constant rate",
-        [*COMMON, *NET, *PLAIN, *TWENTY],
+        [*COMMON, *NET, *PLAIN, *TEN],
         ["schedule={name: constant, lr: 0.1, warmup: 0.05dur}"],
         [],
     ),
     Row(
         "ema",
         "004: an average of the parameters evaluated with the batch-norm buffers of the start (emulated)",
-        [*COMMON, *NET, *PLAIN, *TWENTY, "average={name: ema, horizon: 0.5ep}"],
+        [*COMMON, *NET, *PLAIN, *TEN, "average={name: ema, horizon: 0.5ep}"],
         [],
         [],
     ),

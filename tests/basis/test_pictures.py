@@ -160,7 +160,7 @@ def test_a_range_test_shows_its_curves_and_marks_each_suggestion_at_its_rate(tmp
         marked = {"steepest": None, "tenth": None, "diverged_at": None} | marks
         lr_range_picture(lrs, losses, losses, tmp_path / "range.png", "range test", beta=0.8, **marked)
         wanted = [int(PALETTE[colour][place : place + 2], 16) for place in (1, 3, 5)]
-        found = (pixels(tmp_path / "range.png") == wanted).all(-1)
+        found = (np.abs(pixels(tmp_path / "range.png").astype(int) - wanted) < 60).all(-1)  # thin lines are blended
         return np.flatnonzero(found[: len(found) // 2].any(0))  # the legend is in the lower half
 
     assert len(columns("blue")) > 100

@@ -23,6 +23,7 @@ def test_the_numbers_agree_with_each_other(evaluation: Evaluation) -> None:
     assert evaluation.images == int(evaluation.confusion.sum()) == sum(row["images"] for row in evaluation.per_class)
     assert int(evaluation.confusion.diagonal().sum()) == 6
     assert [row["recall"] for row in evaluation.per_class] == [0.5, 1.0, 0.75]
+    assert evaluation.macro_accuracy == 0.75
 
 
 def test_the_dictionary_survives_strict_json(evaluation: Evaluation) -> None:
@@ -30,6 +31,16 @@ def test_the_dictionary_survives_strict_json(evaluation: Evaluation) -> None:
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert content["confusion"] == [[1, 1, 0], [0, 2, 0], [1, 0, 3]]
     assert content["per_class"][2]["class"] == "owl"
+
+
+def test_without_superclasses_nothing_is_said_of_them(evaluation: Evaluation) -> None:
+    content = evaluation.to_dict()
+    assert {key: content[key] for key in content if "superclass" in key} == {
+        "superclass_accuracy": None,
+        "superclass_interval": None,
+        "per_superclass": None,
+        "superclass_confusion": None,
+    }
 
 
 def test_the_printed_line_has_the_split_the_interval_and_the_augmentation(evaluation: Evaluation) -> None:

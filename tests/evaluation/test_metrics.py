@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from groundup.basis.errors import GroundupError
-from groundup.evaluation import confusion, correct, nll, per_class, top_k
+from groundup.evaluation import confusion, correct, macro_accuracy, nll, per_class, top_k
 
 
 @pytest.fixture
@@ -42,6 +42,20 @@ def test_nll_of_bfloat16_logits_is_computed_in_high_precision(scores: tuple[torc
     logits, labels = scores
     rounded = logits.bfloat16()
     assert nll(rounded, labels) == pytest.approx(nll(rounded.double(), labels), rel=1e-12)
+
+
+def test_macro_accuracy_weighs_every_class_that_has_images_alike() -> None:
+    labels = torch.tensor([0] * 8 + [1, 1, 4])
+    predictions = torch.tensor([0] * 8 + [1, 0, 0])
+    assert macro_accuracy(predictions, labels) == pytest.approx((1 + 0.5 + 0) / 3)
+
+
+def test_macro_accuracy_agrees_with_torchmetrics(scores: tuple[torch.Tensor, torch.Tensor]) -> None:
+    from torchmetrics.functional.classification import multiclass_accuracy
+
+    logits, labels = scores
+    expected = multiclass_accuracy(logits, labels, num_classes=12, average="macro")
+    assert macro_accuracy(logits.argmax(1), labels) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_confusion_has_true_classes_in_rows() -> None:

@@ -71,7 +71,7 @@ def test_noise_alone_has_no_steepest_fall_and_the_remark_says_what_to_do() -> No
 
 
 def test_a_fall_hidden_in_noise_is_called_uncertain() -> None:
-    hidden, clear = (seen(4 + 0.2 * falling(1e-3, noise)) for noise in (1.5, 0.5))
+    hidden, clear = (seen(4 + 0.2 * falling(1e-3, noise)) for noise in (2.0, 0.5))
     assert hidden.steepest is not None
     assert any("uncertain" in remark for remark in hidden.remarks())
     assert not any("uncertain" in remark for remark in clear.remarks())

@@ -18,12 +18,11 @@ import torch
 import groundup
 from groundup.basis.duration import Clock, Duration
 from groundup.data import load_splits
-from groundup.models import forward_flops
+from groundup.models import count_parameters, forward_flops
 from groundup.recipe import Recipe, library, load_recipe, validate
-from groundup.runs.folder import open_run_folder
-from groundup.runs.summary import uses_selection
+from groundup.runs.prepare import build_job, build_network, make_plan, with_measured_constants
 from groundup.tracking import read
-from groundup.training import NoAverage, SampleOrder
+from groundup.training import NoAverage, SampleOrder, choose_engine, train_step
 
 SMALL = {
     "resnet18": {"width": 8},
@@ -41,6 +40,15 @@ SOURCES = {
     "hub:ILSVRC/imagenet-1k": ("imagenette", 1_281_167),
     "hub:frgfm/imagenette": ("imagenette", 9_469),
 }
+# A recipe for every kind of network, and the millions of parameters of its full size for 100 classes (photographs: 10).
+FULL_SIZE = {
+    "000-base-resnet34": 21.33,
+    "003-preact-sgd-basic": 11.22,
+    "cifar100-resnet18": 11.22,
+    "cifar100-speed": 8.61,
+    "cifar100-wrn28-10": 36.54,
+    "imagenet-resnet50-16ep": 23.53,
+}
 SIDE = 64  # of the images that the recipes for photographs get, in px
 DURATION = re.compile(r"[\d.]+(?:e[+-]?\d+)?(?:ep|step)")
 
@@ -57,6 +65,7 @@ class Scale:
 
 
 QUICK = Scale(classes=64, each=4, tested=100, batch=16, steps=8)
+ONE_STEP = Scale(classes=64, each=4, tested=100, batch=2, steps=8)
 SLOW = Scale(classes=100, each=20, tested=500, batch=64, steps=60)
 
 
@@ -80,7 +89,9 @@ def _write(source: list[Path], split: str, folder: Path, label: str, classes: in
 def _sources(folder: Path, real: Path, scale: Scale) -> dict[str, Path]:
     cifar, photos = real / "cifar100", real / "imagenette"
     everything = 10**6
-    _write(sorted(cifar.glob("train-*")), "train", folder / "cifar", "fine_label", scale.classes, scale.each, everything)
+    _write(
+        sorted(cifar.glob("train-*")), "train", folder / "cifar", "fine_label", scale.classes, scale.each, everything
+    )
     _write(sorted(cifar.glob("test-*")), "test", folder / "cifar", "fine_label", scale.classes, 50, scale.tested)
     few, tested = scale.classes * scale.each // 4, scale.tested // 3
     _write(sorted(photos.glob("train-*")), "train", folder / "imagenette", "label", 10, math.ceil(few / 10), few)
@@ -140,8 +151,8 @@ def _one_after_the_other(milestones: list[str]) -> list[str]:
     return [f"{step}step" for step in steps]
 
 
-def small(name: str, folders: dict[str, Path], scale: Scale) -> Recipe:
-    """The recipe of that name with a tiny network, few real images and few steps, in which all that it plans happens."""
+def small(name: str, folders: dict[str, Path], scale: Scale, *, network: bool = True) -> Recipe:
+    """The recipe of that name with few real images and few steps, in which all that it plans happens, and a tiny `network`."""
     original = load_recipe(name)
     kind, meant_for = SOURCES[original.data.source]
     values = original.model_dump(mode="json", by_alias=True)
@@ -152,14 +163,16 @@ def small(name: str, folders: dict[str, Path], scale: Scale) -> Recipe:
     ]
     steps_meant = original.train.epochs * meant_for * (1 - original.data.validation) / original.train.batch_size
     values = shortened(values, scale.steps / original.train.epochs, scale.steps / steps_meant)
-    values["model"] |= SMALL[original.model.name]
+    values["model"] |= SMALL[original.model.name] if network else {}
     values["data"] |= {"limit": 256} if kind == "digits" else {"source": f"parquet:{folders[kind]}"}
     if original.data.source.endswith("cifar10"):
         values["data"]["label"] = "fine_label"
     values["train"] |= {"device": "cpu", "precision": "fp32", "threads": 1, "batch_size": scale.batch}
     if original.train.micro_batch is not None:
         # Mixing pairs images inside groups of 64.
-        values["train"] |= {"batch_size": 64, "micro_batch": 64} if original.mix.active else {"micro_batch": scale.batch * 3 // 4}
+        values["train"] |= (
+            {"batch_size": 64, "micro_batch": 64} if original.mix.active else {"micro_batch": scale.batch * 3 // 4}
+        )
     if original.data.resolution is not None:
         _shrink(values, SIDE / original.data.resolution)
     values["track"] |= {"tensorboard": False}
@@ -268,7 +281,7 @@ def _check_selection(recipe: Recipe, folder: Path, summary: dict[str, Any], line
     """What was averaged is reported, what was watched acted, and what chose on test says so."""
     averaged = not isinstance(recipe.average, NoAverage)
     assert summary["weights"] == ("average" if averaged and recipe.evaluate.weights != "model" else "model")
-    saved = open_run_folder(folder).path / "checkpoints" / ("best" if recipe.evaluate.model == "best" else "last")
+    saved = folder / "checkpoints" / ("best" if recipe.evaluate.model == "best" else "last")
     assert (saved / "average.safetensors").exists() == averaged
     measured = recipe.data.validation > 0 or recipe.evaluate.optimistic
     assert ("validation_top1" in lines[-1]) == measured
@@ -284,6 +297,27 @@ def _check_selection(recipe: Recipe, folder: Path, summary: dict[str, Any], line
 @pytest.mark.parametrize("name", library())
 def test_every_recipe_runs_from_its_data_to_its_summary(name: str, sources: Sources, tmp_path: Path) -> None:
     check_run(name, sources(QUICK), QUICK, tmp_path / "run")
+
+
+def test_every_kind_of_network_is_tried_at_its_full_size() -> None:
+    assert {load_recipe(name).model.name for name in FULL_SIZE} == {load_recipe(name).model.name for name in library()}
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_the_networks_of_the_library_make_a_step_at_their_full_size(name: str, sources: Sources) -> None:
+    recipe = small(name, sources(ONE_STEP), ONE_STEP, network=False)
+    splits = load_splits(recipe.data)
+    plan = make_plan(with_measured_constants(recipe, splits), splits)
+    engine = choose_engine(recipe.train, plan.clock.total_steps)
+    engine.activate()
+    job, state = build_job(plan, engine, build_network(plan, engine), lambda: None)
+    before = [parameter.detach().clone() for parameter in state.model.parameters() if parameter.ndim > 1]
+    assert math.isfinite(train_step(job, state))
+    after = [parameter for parameter in state.model.parameters() if parameter.ndim > 1]
+    assert state.step == 1
+    assert all(new.isfinite().all() for new in after)
+    assert sum(not torch.equal(old, new) for old, new in zip(before, after, strict=True)) >= len(after) - 2
+    assert count_parameters(state.model) / 1e6 == pytest.approx(FULL_SIZE[name], abs=0.006)
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ def test_what_is_suggested_can_be_pasted_and_nothing_but_the_picture_is_left(gro
     lines = out.splitlines()
     assert lines[0].startswith("steepest fall of the loss")
     assert lines[1].startswith("one-tenth of divergence    none")
+    assert lines[2].startswith("lowest loss")
     assert "starting point, not a tuned value" in lines[-2]
     assert lines[-1] == "b.png"
     assert not (tmp_path / "runs").exists()

@@ -55,13 +55,12 @@ def reliability_picture(curves: Mapping[str, Reliability], path: Path, title: st
     figure = new_figure(5.4, 6.4)
     figure.suptitle(title, fontsize=12, color=PALETTE["black"], parse_math=False)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
-    upper.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", zorder=1)
+    upper.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", zorder=1, label="as right as sure")
     for colour, (name, curve) in zip(_COLOURS, curves.items(), strict=False):
         _reliability_curve(upper, curve.bins, PALETTE[colour], f"{name}: ECE {curve.ece_equal_mass:.1%}")
         _spread(lower, curve.bins_equal_width, PALETTE[colour])
     for axes, label in ((upper, "accuracy (%)"), (lower, "images (%)")):
         _dress(axes, label)
-    upper.text(98, 93, "as right as sure", fontsize=8.5, color=GREY, ha="right", va="top", rotation=0)
     upper.set_ylim(0, 100)
     lower.set_xlim(0, 100)
     lower.set_ylim(bottom=0)

@@ -85,6 +85,42 @@ def train(
 
 
 @app.command()
+def check(
+    recipe: Annotated[str, typer.Argument(help="Library name or path of a recipe.", show_default=False)],
+    overrides: Overrides = None,
+    overfit: Annotated[bool, typer.Option(help="Also learn one small batch by heart: 40 steps.")] = False,
+    out: Annotated[Path, typer.Option(help="The page, HTML; a number is added if another file lies there.")] = Path(
+        "check.html"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Look at a run before it begins: mistakes, samples, schedule, cost. Changes nothing. Status 1 if there are errors.
+
+    Example: groundup check digits train.epochs=3
+    """
+    with StopRequest().listening() as stop:
+        from groundup.recipe import load_recipe
+        from groundup.runs import check as preflight
+        from groundup.runs.check_page import check_place, write_page
+        from groundup.tracking import TerminalTracker
+
+        chosen = load_recipe(recipe, overrides or [])
+        check_place(out)
+        terminal = TerminalTracker()
+        try:
+            report = preflight.check(chosen, learn_by_heart=overfit, stop=stop, tracker=terminal)
+        finally:
+            terminal.close()
+        place = write_page(report, out)
+    if as_json:
+        print(json.dumps({**report.to_dict(), "page": str(place)}))
+    else:
+        print("\n".join([*report.lines(), str(place)]))
+    if report.count("error"):
+        raise typer.Exit(1)
+
+
+@app.command()
 def resume(run: RunArgument, max_time: MaxTime = None, as_json: AsJson = False) -> None:
     """Go on with a run exactly where it stopped.
 
@@ -229,6 +265,7 @@ def lr_find(
     ):
         rate = "none" if result[key] is None else f"{result[key]:.2g}"
         print(f"{name:<26} {rate:<8} {result['overrides'][key] or ''}".rstrip())
+    print(f"{'lowest loss':<26} {result['lowest_at']:.2g}")
     for remark in result["remarks"]:
         print(f"note: {remark}")
     print("A starting point, not a tuned value: compare rates around it on a validation split.")

@@ -30,15 +30,12 @@ class Gap:
 
     def in_words(self) -> str:
         """Such as "train is 12.30 points above test (95% interval +11.52 to +13.08)"."""
-        low, high = (f"{100 * bound:+.2f}" for bound in self.interval)
-        facts = f"{100 * abs(self.difference):.2f} points {{}} {self.second} (95% interval {low} to {high})"
+        interval = "(95% interval {:+.2f} to {:+.2f})".format(*(100 * bound for bound in self.interval))
         if self.interval[0] <= 0 <= self.interval[1]:
-            return (
-                f"no gap shown between {self.first} and {self.second}: "
-                + f"{100 * self.difference:+.2f} points "
-                + (f"(95% interval {low} to {high})")
-            )
-        return f"{self.first} is " + facts.format("above" if self.difference > 0 else "below")
+            points = 100 * self.difference
+            return f"no gap shown between {self.first} and {self.second}: {points:+.2f} points {interval}"
+        side = "above" if self.difference > 0 else "below"
+        return f"{self.first} is {100 * abs(self.difference):.2f} points {side} {self.second} {interval}"
 
 
 @dataclass(frozen=True)

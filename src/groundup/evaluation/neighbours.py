@@ -5,6 +5,9 @@ Source   B. Barz and J. Denzler, Do we train on test data? Purging CIFAR of near
          3.3% of CIFAR-10's and 10% of CIFAR-100's test images in train, and confirmed each pair by eye.
 Here     the eye is replaced by the pixels: features find the candidates, since they forgive shifts and colours; the mean
          absolute difference of the pixels throws out what only shows the same kind of thing.
+Values   3,000 images of CIFAR-100's train split against the other 47,000 (candidates by 8 x 8 pixels): 20 pairs up to
+         0.04, 17 of them the same picture to the eye (two pairs of cans of one series and an empty sky are not); from 0.043 on
+         they are mixed.
 Hurts    a pair that is shifted by pixels or cropped differently is a duplicate to the eye and not to the pixels: what is
          confirmed is a lower bound. Images of one flat tone are alike without being copies: look at the pairs.
 """
@@ -15,9 +18,8 @@ from torch import Tensor
 
 from groundup.basis.errors import GroundupError, UsageError
 
-NEAR_DUPLICATE = (
-    0.03  # mean absolute difference, of the full range of a pixel, up to which two images are near-duplicates
-)
+# Mean absolute difference of the pixels, of their full range, up to which two images are near-duplicates.
+NEAR_DUPLICATE = 0.04
 
 
 def nearest(features_test: Tensor, features_train: Tensor, block: int = 2048) -> tuple[Tensor, Tensor]:

@@ -98,7 +98,7 @@ class Disk:
 @dataclass(frozen=True)
 class Cost:
     """What a run takes. `step_seconds`: of a plain step, by input size in px; `seconds`: of all training steps; `how`: in words,
-    how the seconds were found; `checkpoint_steps`, `evaluate_steps`: between two of them; `per_hour`: price of an hour, None: not given.
+    how the seconds were found; `checkpoint_steps`, `evaluate_steps`: between two of them; `per_hour`: price of an hour, or None.
     """
 
     device: str
@@ -180,9 +180,7 @@ def _memory(cost: Cost) -> list[Finding]:
     if memory.needed <= memory.free:
         return []
     hopeless = memory.needed > memory.total
-    limit = (
-        f"{readable_bytes(memory.total)} in all" if hopeless else f"{readable_bytes(memory.free)} are free just now"
-    )
+    limit = f"{readable_bytes(memory.total)} in all" if hopeless else f"{readable_bytes(memory.free)} are free just now"
     saw = (
         f"about {readable_bytes(memory.needed)} with {memory.images} images in one forward pass "
         f"({readable_bytes(memory.per_image)} each); {cost.device} has {limit}"

@@ -77,8 +77,9 @@ class Piece:
 
     @property
     def is_rising_at_its_end(self) -> bool:
-        """Whether it is a rise, and nothing but its own length ended it: the last rate is the highest, twice the first or more."""
-        return self.ends_with >= 2 * self.begins_with and self.ends_with >= 0.95 * self.highest
+        """Whether it still goes up when another one takes over: the last rate is the highest, and twice the first or more."""
+        is_highest = self.ends_with == self.highest and not self.is_flat_at_its_end
+        return is_highest and self.ends_with >= 2 * self.begins_with
 
     @property
     def is_flat_at_its_end(self) -> bool:

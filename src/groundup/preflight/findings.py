@@ -9,6 +9,8 @@ error: the result would mean nothing, or not what the recipe says. warning: very
 Every module of checks has a dictionary of its codes; their union is `groundup.preflight.CODES`.
 """
 
+import re
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,3 +52,8 @@ def find(code: Code, saw: str, mend: str = "", level: Level | None = None) -> Fi
 def in_order(findings: list[Finding]) -> list[Finding]:
     """The gravest first, then by number."""
     return sorted(findings, key=lambda finding: (LEVELS.index(finding.level), finding.code))
+
+
+def overrides_of(mend: str) -> list[str]:
+    """The overrides that a mend consists of, as a shell would hand them over; [] if it is words."""
+    return shlex.split(mend) if re.match(r"'?[a-z_]+[\w.]*=", mend) else []

@@ -45,8 +45,8 @@ NOT_OVERFITTED = Code(
     "GU704",
     "error",
     "One small batch cannot be learned by heart",
-    "A network that cannot memorise a handful of images will not learn a data set. The usual causes are labels that do not belong to "
-    "the images, an output that saturates, and gradients that stop on their way. The optimizer is a plain AdamW here, without "
+    "A network that cannot memorise a handful of images will not learn a data set. The usual causes are labels that do not belong "
+    "to the images, an output that saturates, and gradients that stop on their way. The optimizer is a plain AdamW here, without "
     "augmentation, mixing and dropout, so none of these is to blame.",
     "Look at the labels under the samples, and at the network.",
 )
@@ -54,7 +54,8 @@ NOT_REPEATED = Code(
     "GU705",
     "error",
     "Two networks built with one seed differ",
-    "A run is a function of its recipe and seed. Where its initial weights are not, nobody can repeat it, and seeds compare nothing.",
+    "A run is a function of its recipe and seed. Where its initial weights are not, nobody can repeat it, and a comparison of "
+    "seeds says nothing.",
     "Draw initial weights with torch's global generator and nothing else.",
 )
 

@@ -34,8 +34,8 @@ class Subject:
 def subject_of(recipe: Recipe, *, train_images: int = 50_000, classes: int = 100, image_size: int = 32) -> Subject:
     """A subject without data and network, for balanced classes.
 
-    train_images: of the source; what the recipe holds back for validation is taken off. UsageError, as from a real start, if a phase
-    or a schedule does not fit into the run.
+    train_images: of the source; what the recipe holds back for validation is taken off. UsageError, as from a real start,
+    if a phase, a schedule or an average does not fit into the run.
     """
     recipe_images = min(train_images, recipe.data.limit or train_images)
     count = recipe_images - round(recipe.data.validation * recipe_images)
@@ -52,5 +52,6 @@ def subject_of(recipe: Recipe, *, train_images: int = 50_000, classes: int = 100
     swa = recipe.average if isinstance(recipe.average, SWASettings) else None
     rates = Rates.of(recipe.schedule, recipe.phases, clock, swa)
     rates.check()
+    recipe.average.check(clock)
     labels = torch.arange(count) % classes
     return Subject(recipe, clock, live, rates, classes, image_size, count, labels)

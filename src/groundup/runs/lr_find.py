@@ -39,7 +39,14 @@ from groundup.basis.pictures import lr_range_picture
 from groundup.optim import LiveRates, Memory, Schedule
 from groundup.optim.schedules import SequenceSettings
 from groundup.recipe import Recipe
-from groundup.runs.prepare import build_job, build_network, make_plan, open_data, with_measured_constants
+from groundup.runs.prepare import (
+    build_job,
+    build_network,
+    make_plan,
+    open_data,
+    told_in_tenths,
+    with_measured_constants,
+)
 from groundup.tracking import Tracker
 from groundup.training import Job, LiveSchedule, Rates, TrainingState, choose_engine, train_step
 from groundup.training.rates import Part
@@ -47,7 +54,7 @@ from groundup.training.rates import Part
 BETA = 0.8
 LEAST_STEPS = 20
 _DIVERGED = 4.0  # times the smallest smoothed loss so far
-_REAL, _CLEAR = 5.0, 10.0  # standard errors that a loss has to fall by, to have fallen, and for the place to be sure
+_REAL, _CLEAR = 5.0, 15.0  # standard errors that a loss has to fall by, to have fallen, and for the place to be sure
 _RATE_KEYS = ("lr", "max_lr", "start_lr", "final_lr", "min_lr")  # what schedules call their rates, the highest first
 _LOOKED_AT = 2000  # steps of a schedule at which its highest rate is looked for, at most
 
@@ -113,7 +120,7 @@ def lr_find(
     """
     check_range(start, end, steps)
     stop, tracker = stop or StopRequest(), tracker or Tracker()
-    splits = open_data(recipe, stop, _tenths(tracker))
+    splits = open_data(recipe, stop, told_in_tenths(tracker))
     plan = make_plan(with_measured_constants(recipe, splits), splits)
     engine = choose_engine(recipe.train, steps)
     engine.activate()
@@ -229,7 +236,7 @@ def steepest_fall(lrs: Sequence[float], losses: Sequence[float]) -> float | None
         return None
     last = min(max(int(y.argmin()), half), len(x) - half - 1)
     slopes = [_slope(x[at - half : at + half + 1], y[at - half : at + half + 1]) for at in range(half, last + 1)]
-    return float(np.exp(x[half + int(np.argmin(slopes))]))
+    return lrs[2 * half + int(np.argmin(slopes))]
 
 
 def fall_and_error(losses: Sequence[float]) -> tuple[float, float]:
@@ -262,7 +269,7 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class RateKeys:
-    """Where a recipe keeps its learning rates: `key` holds the highest, None if several do; `others`: the other keys that are set."""
+    """Where a recipe keeps its learning rates: `key` holds the highest, None if several do; `others`: the other ones."""
 
     key: str | None
     others: dict[str, float]
@@ -372,16 +379,3 @@ def _new_file(path: Path) -> Path:
             number += 1
         else:
             return place
-
-
-def _tenths(tracker: Tracker) -> Callable[[int, int], None]:
-    """Tells the tracker of every tenth of the images that has been decoded."""
-    told = 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal told
-        if (tenth := 10 * done // total) > told:
-            told = tenth
-            tracker.message(f"decoding images: {done:,} of {total:,}")
-
-    return progress

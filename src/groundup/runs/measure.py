@@ -1,11 +1,13 @@
 """What the first passes of a run show and cost, measured on the machine that asks: nothing is kept, no file is written.
 
-On a CPU a full step of a large network takes longer than anyone waits for a check. There a pass of a few images is measured, and
-its seconds are multiplied up: time per image is nearly constant from a handful of images on, other input sizes go by their FLOP,
-and the optimizer is measured apart, because it does not depend on the batch. `Measured.how` says what was done.
+On a CPU a full step of a large network takes longer than anyone waits for a check. There a pass of a few images is measured, of
+as many as it takes to keep the machine busy for most of a second, and its seconds are multiplied up: the time per image is nearly
+constant from there on, other input sizes go by their FLOP, and the optimizer is measured apart, because it does not depend on the
+batch. `Measured.how` says what was done.
 The learning rate is as good as 0 in every pass: nothing here depends on the schedule, and the weights stay where they began.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -20,13 +22,14 @@ from groundup import augment
 from groundup.basis.machine import out_of_memory
 from groundup.models import set_dropout
 from groundup.optim.schedules import ConstantSettings
-from groundup.preflight.start import Start
+from groundup.preflight import Start
 from groundup.training import Job, Rates, SampleOrder, TrainingState, train_step
 from groundup.training.loop import add_gradients, draw, update
 from groundup.training.rates import Part
 
 PROBED = 8  # images in a pass that only looks
 _PATIENCE = 2.0  # seconds that one full step may take to be measured
+_LONG_ENOUGH = 0.6  # seconds of a pass from which its time per image is that of a large batch
 _STEPS = 3
 _OVERFITTED, _OVERFIT_STEPS, _OVERFIT_RATE = 16, 40, 2e-3
 _NUDGE, _SCALE = 0.02, 128.0
@@ -52,7 +55,9 @@ def measure(job: Job, state: TrainingState) -> Measured:
     job = replace(job, sam=None)
     state.average = None
     # An overflow at the usual first scale of 65536 would be no finding.
-    state.scaler = torch.amp.GradScaler(job.engine.torch_device.type, init_scale=_SCALE, enabled=state.scaler.is_enabled())
+    state.scaler = torch.amp.GradScaler(
+        job.engine.torch_device.type, init_scale=_SCALE, enabled=state.scaler.is_enabled()
+    )
     state.model.train()
     probe = _Probe.of(job, state)
     smallest = next(iter(job.flops))
@@ -73,19 +78,22 @@ def measure(job: Job, state: TrainingState) -> Measured:
         size: per_image * flops / job.flops[smallest] * job.train.batch_size + probe.update_seconds
         for size, flops in job.flops.items()
     }
-    how = f"extrapolated from one pass of {probe.images} images, not measured over a whole step of {job.train.batch_size}"
+    how = (
+        f"extrapolated from one pass of {probe.images} images, not measured over a whole step of {job.train.batch_size}"
+    )
     return probe.result(seconds, largest / smallest, how, None)
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """What a pass of a few images at the first input size showed. `saved`: bytes kept for the backward pass."""
+    """What passes of a few images at the first input size showed. `saved_by_one`: bytes that the backward pass needs of an image;
+    `seconds`: of a pass of `images`, without the update."""
 
     start: Start
     images: int
     seconds: float
     update_seconds: float
-    saved: int
+    saved_by_one: float
     optimizer_bytes: int
 
     @classmethod
@@ -117,20 +125,36 @@ class _Probe:
             not_finite=tuple(not_finite),
         )
         kept = sum(tensor_bytes(entry.values()) for entry in state.optimizer.state.values())
-        return cls(start, len(batch.indices), min(first, second), updating, saved.total, kept)
+        saved_by_one = saved.total / len(batch.indices)
+        images, seconds = _longer(job, state, len(batch.indices), min(first, second))
+        return cls(start, images, seconds, updating, saved_by_one, kept)
 
     def result(self, seconds: dict[int, float], growth: float, how: str, peak: int | None) -> Measured:
         """growth: side of the largest input size over that of the first."""
-        per_image = math.ceil(self.saved / self.images * growth**2)
+        per_image = math.ceil(self.saved_by_one * growth**2)
         return Measured(self.start, seconds, per_image, self.optimizer_bytes, how, peak)
 
 
+def _longer(job: Job, state: TrainingState, images: int, seconds: float) -> tuple[int, float]:
+    """A pass of so many images that its time is mostly arithmetic, at most a whole forward pass: (images, seconds)."""
+    most = min(job.train.micro_batch or job.train.batch_size, job.train.batch_size)
+    while seconds < _LONG_ENOUGH and images < most:
+        job.check()
+        images = min(most, images * max(2, min(8, round(_LONG_ENOUGH / seconds))))
+        small, _ = _with_few_images(job, images)
+        live = small.live.at(0)
+        batch = draw(small, 0, live)
+        _, seconds = _timed(functools.partial(add_gradients, small, state, batch, live), job)
+        state.optimizer.zero_grad(set_to_none=True)
+    return images, seconds
+
+
 class _SavedBytes:
-    """Counts the bytes that autograd keeps for the backward pass, each storage once, weights not at all."""
+    """Counts the bytes that autograd keeps for the backward pass, each storage once, weights not at all. What is kept stays
+    alive until the backward pass, so that no address stands for two storages."""
 
     def __init__(self, model: nn.Module) -> None:
         self._seen = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-        self._held: list[Any] = []  # so that no storage is freed and its address given to another while counting
         self.total = 0
 
     def counting(self) -> torch.autograd.graph.saved_tensors_hooks:
@@ -212,7 +236,9 @@ def overfit(job: Job, model: nn.Module) -> tuple[float, ...]:
     images = augment.normalize(images, job.mean, job.std, job.live.at(0).resolution)
     model.train()
     _without_dropout(model)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=_OVERFIT_RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=_OVERFIT_RATE, weight_decay=0.0
+    )
     losses = []
     for _ in range(_OVERFIT_STEPS):
         job.check()

@@ -15,8 +15,9 @@ from groundup.basis.seeding import permutation
 from groundup.data import MemoryLoader, Splits, load_splits
 from groundup.evaluation import TTA, collect_logits, nll, top_k
 from groundup.models import build_model, forward_flops
-from groundup.preflight import check_essentials
+from groundup.preflight import Subject, check_essentials
 from groundup.recipe import Recipe
+from groundup.tracking import Tracker
 from groundup.training import (
     Average,
     Engine,
@@ -36,7 +37,7 @@ from groundup.training import (
 # Images that data-dependent initial weights (a whitening stem) may look at.
 _FIRST_LOOK = 5000 * 32 * 32  # pixels
 # Batches that the batch-norm statistics of an average are computed from, at most.
-_NORM_BATCHES = 100
+NORM_BATCHES = 100
 
 
 @runtime_checkable
@@ -62,6 +63,19 @@ class Plan:
 def open_data(recipe: Recipe, stop: StopRequest, progress: Callable[[int, int], None] | None = None) -> Splits:
     """The splits of the recipe's data, decoded now if they are not in the cache."""
     return load_splits(recipe.data, check=stop.check, progress=progress)
+
+
+def told_in_tenths(tracker: Tracker) -> Callable[[int, int], None]:
+    """Tells the tracker of every tenth of the images that has been decoded."""
+    told = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if (tenth := 10 * done // total) > told:
+            told = tenth
+            tracker.message(f"decoding images: {done:,} of {total:,}")
+
+    return progress
 
 
 def with_measured_constants(recipe: Recipe, splits: Splits) -> Recipe:
@@ -98,6 +112,24 @@ def make_plan(recipe: Recipe, splits: Splits) -> Plan:
     rates = Rates.of(recipe.schedule, recipe.phases, clock, swa)
     check_essentials(recipe, splits, clock, live, rates)
     return Plan(recipe, splits, order, clock, live, rates)
+
+
+def subject_with(plan: Plan, network: nn.Module) -> Subject:
+    """What the static checks look at, of a plan and its network."""
+    splits = plan.splits
+    labels = torch.from_numpy(splits.train.labels)
+    return Subject(
+        plan.recipe,
+        plan.clock,
+        plan.live,
+        plan.rates,
+        classes=len(splits.classes),
+        image_size=splits.image_size,
+        train_images=len(splits.train),
+        labels=labels,
+        network=network,
+        splits=splits,
+    )
 
 
 def build_network(plan: Plan, engine: Engine, own: nn.Module | None = None) -> nn.Module:
@@ -198,7 +230,7 @@ def _clean_images(recipe: Recipe, loader: MemoryLoader) -> Iterator[Tensor]:
     """Normalised training images as evaluation sees them, fixed by the seed: float32 (B, 3, S, S), batch after batch."""
     mean, std = constants(recipe)
     size = recipe.evaluate.batch_size
-    shown = permutation(len(loader.labels), recipe.seed, "norm statistics")[: _NORM_BATCHES * size]
+    shown = permutation(len(loader.labels), recipe.seed, "norm statistics")[: NORM_BATCHES * size]
     for chunk in shown.split(size):
         if len(chunk) > 1 or len(shown) == 1:  # one image alone has no spread
             yield augment.normalize(loader.take(chunk.to(loader.labels.device))[0], mean, std)

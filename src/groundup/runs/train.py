@@ -13,12 +13,22 @@ from groundup.basis.files import write_json
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.basis.machine import out_of_memory, usable_cores
 from groundup.data import Splits
+from groundup.preflight import CODES, static_findings, stops_a_run, without_ignored
 from groundup.recipe import Recipe, load_recipe, validate
 from groundup.runs.card import write_card
 from groundup.runs.folder import RunFolder, create_run_folder, discard_if_unused, open_run_folder, without_home
 from groundup.runs.load import describe_classifier, reported_weights_are_whole
 from groundup.runs.pictures import draw_curves, draw_samples
-from groundup.runs.prepare import Plan, build_job, build_network, make_plan, open_data, with_measured_constants
+from groundup.runs.prepare import (
+    Plan,
+    build_job,
+    build_network,
+    make_plan,
+    open_data,
+    subject_with,
+    told_in_tenths,
+    with_measured_constants,
+)
 from groundup.runs.summary import summarize
 from groundup.tracking import MetricsFile, TensorBoardTracker, TerminalTracker, Tracker, Trackers, WandbTracker
 from groundup.training import Engine, NonFiniteLoss, choose_engine, load_checkpoint, read_state
@@ -67,7 +77,7 @@ def train(
     folder = create_run_folder(chosen, None if run is None else Path(run))
     folder.write_recipe(without_home(chosen))
     try:
-        return _carry_out(folder, Own(model, data), StopRequest(max_seconds))
+        return _carry_out(folder, Own(model, data), StopRequest(max_seconds), opens=True)
     except GroundupError:
         discard_if_unused(folder)
         raise
@@ -84,11 +94,12 @@ def resume(
     return _carry_out(folder, Own(model, data), StopRequest(max_seconds))
 
 
-def _carry_out(folder: RunFolder, own: Own, stop: StopRequest) -> Run:
+def _carry_out(folder: RunFolder, own: Own, stop: StopRequest, *, opens: bool = False) -> Run:
+    """opens: a new run, which is checked before its first step. A run that has begun is never refused."""
     terminal = TerminalTracker()
     with stop.listening(), folder.locked():
         try:
-            return _prepare_and_train(folder, own, stop, terminal)
+            return _prepare_and_train(folder, own, stop, terminal, opens)
         except Interrupted as stopped:
             go_on = f"`groundup resume {folder.path}` goes on with the run"
             raise Interrupted(f"{stopped.reason}; {go_on}", stopped.exit_code) from stopped
@@ -102,9 +113,9 @@ def _carry_out(folder: RunFolder, own: Own, stop: StopRequest) -> Run:
             terminal.close()
 
 
-def _prepare_and_train(folder: RunFolder, own: Own, stop: StopRequest, terminal: TerminalTracker) -> Run:
+def _prepare_and_train(folder: RunFolder, own: Own, stop: StopRequest, terminal: TerminalTracker, opens: bool) -> Run:
     recipe = folder.recipe()
-    splits = own.splits or open_data(recipe, stop, _decoding(terminal))
+    splits = own.splits or open_data(recipe, stop, told_in_tenths(terminal))
     for note in splits.notes:
         terminal.message(f"data: {note}")
     recipe = with_measured_constants(recipe, splits)
@@ -119,8 +130,12 @@ def _prepare_and_train(folder: RunFolder, own: Own, stop: StopRequest, terminal:
         _refuse_changes(folder, recipe, saved["recipe"])
         _refuse_other_data(folder, splits, saved.get("data"))
         engine = _same_engine(Engine(**saved["engine"]), engine, terminal)
+    engine.activate()
+    network = build_network(plan, engine, own.model)
+    if opens:
+        _open(plan, network, terminal)
     try:
-        return _train_with(folder, plan, engine, checkpoint, own, stop, terminal)
+        return _train_with(folder, plan, engine, network, checkpoint, own, stop, terminal)
     except NonFiniteLoss as error:
         if not engine.compiled:
             raise
@@ -128,13 +143,31 @@ def _prepare_and_train(folder: RunFolder, own: Own, stop: StopRequest, terminal:
         eager = Engine(
             **{**engine.to_dict(), "compiled": False, "why": f"eager: the compiled network diverged ({error.message})"}
         )
-        return _train_with(folder, plan, eager, store.newest_whole(terminal.message), own, stop, terminal)
+        del network  # the device has no room for two
+        network = build_network(plan, eager, own.model)
+        return _train_with(folder, plan, eager, network, store.newest_whole(terminal.message), own, stop, terminal)
+
+
+def _open(plan: Plan, network: nn.Module, terminal: TerminalTracker) -> None:
+    """The checks that need no image. UsageError for an error that nobody asked for; the rest that matters is a line each."""
+    found, _ = without_ignored(static_findings(subject_with(plan, network)), plan.recipe.check.ignore)
+    if errors := [finding for finding in found if stops_a_run(finding)]:
+        said = "\n".join(f"{finding.code} {CODES[finding.code].title}: {finding.saw}" for finding in errors)
+        mends = [finding.mend for finding in errors if finding.mend]
+        codes = ", ".join(dict.fromkeys(finding.code for finding in errors))
+        raise UsageError(said, hint="; ".join([*mends, f"or, if it is meant: 'check.ignore=[{codes}]'"]))
+    for finding in found:
+        if finding.level != "note":
+            mend = f" mend: {finding.mend};" if finding.mend else ""
+            title = CODES[finding.code].title
+            terminal.message(f"{finding.code} {finding.level}: {title}: {finding.saw};{mend} `groundup check` explains")
 
 
 def _train_with(
     folder: RunFolder,
     plan: Plan,
     engine: Engine,
+    model: nn.Module,
     checkpoint: Path | None,
     own: Own,
     stop: StopRequest,
@@ -144,7 +177,6 @@ def _train_with(
     engine.activate()
     folder.write_environment(engine, own.names())
     write_json(folder.classifier_file, describe_classifier(recipe, plan.splits))
-    model = build_network(plan, engine, own.model)
     job, state = build_job(plan, engine, model, stop.check)
     if checkpoint:
         load_checkpoint(checkpoint, state)
@@ -183,18 +215,6 @@ def _train_with(
 def _keep_every(plan: Plan) -> int | None:
     every = plan.recipe.checkpoint.keep_every
     return None if every is None else max(1, plan.clock.steps(every))
-
-
-def _decoding(terminal: Tracker) -> Any:
-    told = 0  # tenths
-
-    def progress(done: int, total: int) -> None:
-        nonlocal told
-        if (tenth := 10 * done // total) > told:
-            told = tenth
-            terminal.message(f"decoding images: {done:,} of {total:,}")
-
-    return progress
 
 
 def _draw_curves(folder: RunFolder, recipe: Recipe, terminal: Tracker) -> None:
@@ -248,7 +268,7 @@ def _what_decides(recipe: Recipe) -> dict[str, Any]:
     """The recipe without what changes no result: where pixels are kept. A run that ran out of memory goes on with less."""
     written = recipe.model_dump(mode="json", by_alias=True)
     written["data"].pop("cache")
-    return written
+    return {key: value for key, value in written.items() if key not in ("check", "cost")}
 
 
 def _beside_state(recipe: Recipe, splits: Splits) -> dict[str, Any]:
