@@ -94,6 +94,12 @@ CASES: list[tuple[str, Level, str, list[str]]] = [
     ("GU513", "warning", "and less; the peak is 0.4", ["average={name: swa, start: 0.95dur}"]),
     ("GU513", "warning", "step 75660 (epoch 194)", ["average={name: ema, horizon: 1ep, start: 0.97dur}"]),
     (
+        "GU513",
+        "warning",
+        "at a rate of 0.0001 and less",
+        ["schedule={name: step, lr: 0.1, milestones: [0.5dur], gamma: 0.001}", "average={name: swa, start: 0.6dur}"],
+    ),
+    (
         "GU514",
         "warning",
         "has come down to 0.0103 there; samples are taken at up to 0.05",

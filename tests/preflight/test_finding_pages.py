@@ -31,7 +31,7 @@ def test_a_code_says_what_why_and_what_to_do(number: str) -> None:
     assert code.level in LEVELS
     assert code.title
     assert not code.title.endswith(".")
-    assert len(code.why) > 80
+    assert len(code.why) > 60
     assert code.mend
 
 

@@ -15,7 +15,7 @@ from groundup.preflight.samples import SAMPLE_CODES, check_samples, sample_facts
 from groundup.preflight.subject import Subject, subject_of
 from groundup.recipe import load_recipe
 from groundup.runs.prepare import build_job, build_network, make_plan, open_data, with_measured_constants
-from groundup.training import Engine
+from groundup.training.engine import choose_engine
 from groundup.training.loop import batch_of, draw
 
 PAD = "{name: pad_crop, pad: 1}"
@@ -178,7 +178,7 @@ def test_the_samples_are_those_of_the_first_step_of_the_run(overrides: list[str]
     splits = open_data(recipe, stop)
     recipe = with_measured_constants(recipe, splits)
     plan = make_plan(recipe, splits)
-    engine = Engine.choose(recipe.train)
+    engine = choose_engine(recipe.train, plan.clock.total_steps)
     job, _ = build_job(plan, engine, build_network(plan, engine), stop.check)
     indices, _ = batch_of(job, 0)
     live, drawn = job.live.at(0), draw(job, 0, job.live.at(0))

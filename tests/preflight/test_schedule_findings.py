@@ -108,6 +108,12 @@ CASES: list[tuple[str, Level, str, list[str]]] = [
         ["schedule.warmup=5ep", "train.epochs=6"],
     ),
     ("GU104", "warning", "of the run", ["schedule={name: one_cycle, max_lr: 0.1, rise: 0.9dur}"]),
+    (
+        "GU104",
+        "warning",
+        "75% of the run",
+        ["phases=[{from: 0.7dur, set: {schedule: {name: cosine, lr: 0.5, warmup: 10ep}}}]"],
+    ),
     ("GU104", "warning", "100% of the run", ["schedule={name: ramp, start_lr: 0.01, lr: 0.1}"]),
     ("GU105", "note", "begins with 1e-06", ["schedule={name: one_cycle, max_lr: 0.1265, div_factor: 126500}"]),
     (
@@ -165,6 +171,12 @@ CASES: list[tuple[str, Level, str, list[str]]] = [
         ["schedule={name: exponential, lr: 0.1, gamma: 0.5, per: 1dur, stepwise: true}"],
     ),
     (
+        "GU109",
+        "warning",
+        "cosine_restarts",
+        ["schedule={name: cosine_restarts, lr: 0.1, period: 999ep}", "train.epochs=9"],
+    ),
+    (
         "GU110",
         "warning",
         "schedule.parts.1.schedule (name=cosine): a phase is in force from step 3900 (epoch 10) on",
@@ -196,6 +208,7 @@ SOUND = [
     ("a warm-up of a tenth", {"GU103", "GU104", "GU105"}, ["schedule.warmup=0.1dur"]),
     ("a warm-up from next to nothing", {"GU103", "GU105"}, ["schedule.warmup=2ep", "schedule.warmup_start=1e-4"]),
     ("one cycle", {"GU103", "GU104", "GU105", "GU106", "GU107"}, ["schedule={name: one_cycle, max_lr: 0.1}"]),
+    ("a cosine of three steps", {"GU106"}, ["schedule={name: cosine, lr: 0.1, warmup: 0step}", "train.epochs=0.008"]),
     ("a constant rate that is averaged", {"GU106"}, [
         "schedule={name: constant, lr: 0.1}", "average={name: ema, horizon: 0.05dur}"]),
     ("a cosine to a hundredth", {"GU106"}, ["schedule.final_lr=0.004"]),

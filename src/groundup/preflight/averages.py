@@ -189,14 +189,17 @@ def _impatience(subject: Subject) -> Iterator[Finding]:
     told = f"an evaluation comes every {every} steps (evaluate.every={subject.recipe.evaluate.every})"
     if early is not None and clock.steps(early.patience) <= every:
         saw = f"stop.early.patience={early.patience}: {clock.steps(early.patience)} steps; {told}"
-        yield find(AVERAGE_CODES["GU504"], saw, f"stop.early.patience={5 * every}step")
+        fits = 6 * every < clock.total_steps
+        yield find(AVERAGE_CODES["GU504"], saw, f"stop.early.patience={5 * every}step" if fits else "stop.early=null")
     for piece in Drawn.of(subject).pieces:
         # A plateau acts when its patience is exceeded, early stopping when it is reached.
         if isinstance(piece.schedule, PlateauSettings) and clock.steps(piece.schedule.patience) < every:
             saw = (
                 f"{piece.key}.patience={piece.schedule.patience}: {clock.steps(piece.schedule.patience)} steps; {told}"
             )
-            yield find(AVERAGE_CODES["GU504"], saw, f"{piece.key}.patience={3 * every}step")
+            fits = 3 * every < piece.clock.total_steps - piece.warmup
+            mend = f"{piece.key}.patience={3 * every}step" if fits else "evaluate more often"
+            yield find(AVERAGE_CODES["GU504"], saw, mend)
 
 
 def _best(subject: Subject) -> Iterator[Finding]:
@@ -253,7 +256,7 @@ def _rates_of_samples(average: EMASettings | SWASettings, subject: Subject) -> I
     told = f"average.start={average.start}: samples from {drawn.when(some[0])} on"
     if highest < 0.01 * peak:
         saw = f"{told}, at a rate of {highest:.3g} and less; the peak is {peak:.3g}"
-        yield find(AVERAGE_CODES["GU513"], saw, "average.start=0.7dur")
+        yield find(AVERAGE_CODES["GU513"], saw, _where_it_moves(average, subject, peak))
     start = clock.steps(average.start)
     if isinstance(average, SWASettings) and start:
         yield from _raised(average, subject, highest)
@@ -261,19 +264,28 @@ def _rates_of_samples(average: EMASettings | SWASettings, subject: Subject) -> I
         yield from _cut_off(average, drawn)
 
 
+def _where_it_moves(average: EMASettings | SWASettings, subject: Subject, peak: float) -> str:
+    """A start at which the rate still moves the weights, or a rate that does."""
+    clock = subject.clock
+    earlier = round(0.7 * clock.total_steps)
+    if clock.steps(average.start) > earlier and subject.rates.at(max(0, earlier - 1)).lr > 0.05 * peak:
+        return "average.start=0.7dur"
+    return f"average.lr={0.1 * peak:.2g}" if isinstance(average, SWASettings) else "let the average begin earlier"
+
+
 def _raised(swa: SWASettings, subject: Subject, highest: float) -> Iterator[Finding]:
     start = subject.clock.steps(swa.start)
     before = subject.rates.at(start - 1).lr
     if highest > 2 * before:
         saw = f"average.start={swa.start}: the rate has come down to {before:.3g} there; samples are taken at up to {highest:.3g}"
-        mend = f"average.lr={before:.2g}"
+        mend = f"average.lr={before:.2g}" if before else "let the average begin earlier"
         yield find(AVERAGE_CODES["GU514"], saw, mend)
 
 
 def _cut_off(swa: SWASettings, drawn: Drawn) -> Iterator[Finding]:
     last = drawn.pieces[-1]
     end = last.first + last.clock.total_steps - 1
-    fits = swa.lr is not None and 0.5 < swa.lr / last.ends_with < 2
+    fits = swa.lr is not None and 0.5 * last.ends_with < swa.lr < 2 * last.ends_with
     if last.is_cut and last.lr(end) < 0.5 * last.ends_with and not fits:
         saw = (
             f"average.lr={swa.lr:g} is in force from {drawn.when(last.until)} on, where {last.key} has come to "

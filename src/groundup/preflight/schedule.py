@@ -13,6 +13,8 @@ from groundup.optim.schedules import (
     CosineRestartsSettings,
     OneCycleSettings,
     PlateauSettings,
+    RampSettings,
+    TrapezoidSettings,
 )
 from groundup.optim.schedules.base import FallingSchedule, WarmedUpSchedule
 from groundup.preflight.drawn import Drawn, Piece
@@ -43,7 +45,7 @@ def check_schedule(subject: Subject) -> list[Finding]:
 def _unreached(drawn: Drawn) -> Iterator[Finding]:
     for piece in drawn.pieces:
         peak = piece.schedule.peak
-        if piece.is_cut and piece.highest < 0.9 * peak and piece.schedule.name != "ramp":
+        if piece.is_cut and piece.highest < 0.9 * peak and not isinstance(piece.schedule, RampSettings):
             saw = (
                 f"{piece.key}: its rate of {peak:.3g} is never reached; at {drawn.when(piece.until)}, where something else takes "
                 f"over, it has come to {piece.highest:.3g}"
@@ -131,7 +133,8 @@ def _jumps(drawn: Drawn) -> Iterator[Finding]:
             if old.is_rising_at_its_end:
                 yield find(SCHEDULE_CODES["GU103"], saw, _no_second_rise(new))
             elif not old.is_flat_at_its_end and before - after > 0.02 * drawn.peak:
-                mend = f"{new.key}.{_rate_key(new)}={before:.3g}"
+                key = "start_lr" if isinstance(new.schedule, RampSettings) else _rate_key(new)
+                mend = f"{new.key}.{key}={before:.3g}"
                 yield find(SCHEDULE_CODES["GU103"], saw, mend, "note")
 
 
@@ -167,13 +170,19 @@ def _rises_too_long(drawn: Drawn) -> Iterator[Finding]:
     if step > 0.5 * total:
         piece = next(piece for piece in drawn.pieces if piece.first <= step < piece.until)
         saw = f"the rate reaches its peak of {drawn.peak:.3g} at {drawn.when(step)} of {total} steps, {step / total:.0%} of the run"
-        yield find(SCHEDULE_CODES["GU104"], saw, _early_rise(piece))
+        yield find(SCHEDULE_CODES["GU104"], saw, _early_rise(drawn, piece))
 
 
-def _early_rise(piece: Piece) -> str:
-    if isinstance(piece.schedule, OneCycleSettings):
+def _early_rise(drawn: Drawn, piece: Piece) -> str:
+    """A shorter rise, where that would bring the peak into the first half."""
+    half = 0.5 * drawn.subject.clock.total_steps
+    if isinstance(piece.schedule, OneCycleSettings) and piece.first + 0.3 * piece.clock.total_steps < half:
         return f"{piece.key}.rise=0.3dur"
-    if isinstance(piece.schedule, WarmedUpSchedule) and piece.warmup:
+    if (
+        isinstance(piece.schedule, WarmedUpSchedule)
+        and piece.warmup
+        and piece.first + 0.1 * piece.clock.total_steps < half
+    ):
         return f"{piece.key}.warmup=0.1dur"
     return "let the highest rate come in the first half, and fall from there"
 
@@ -187,22 +196,36 @@ def _idle_start(drawn: Drawn) -> Iterator[Finding]:
             f"the rate begins with {first.begins_with:.3g} and is below {0.01 * drawn.peak:.3g}, a hundredth of its peak, "
             f"until {drawn.when(step)} of {total} steps"
         )
-        is_cycle = isinstance(first.schedule, OneCycleSettings)
+        is_cycle = isinstance(first.schedule, OneCycleSettings) and first.schedule.div_factor > 100
         yield find(SCHEDULE_CODES["GU105"], saw, f"{first.key}.div_factor=25" if is_cycle else "begin higher")
 
 
 def _high_end(drawn: Drawn) -> Iterator[Finding]:
     last = drawn.pieces[-1]
-    recipe = drawn.subject.recipe
-    averages = not isinstance(recipe.average, NoAverage) and recipe.evaluate.weights != "model"
-    if averages or isinstance(last.schedule, PlateauSettings):
+    if _is_averaged(drawn.subject) or isinstance(last.schedule, PlateauSettings) or _means_to_fall(drawn, last):
         return
-    restarts = isinstance(last.schedule, CosineRestartsSettings)
-    peak = last.highest if restarts else drawn.peak
-    if last.ends_with <= 0.05 * peak:
-        return
-    saw = f"the last step has a rate of {last.ends_with:.3g}, {last.ends_with / peak:.0%} of the highest ({last.key})"
-    yield find(SCHEDULE_CODES["GU106"], saw, _lower_end(last), _level_of_high_end(drawn, last))
+    peak = last.highest if isinstance(last.schedule, CosineRestartsSettings) else drawn.peak
+    if last.ends_with > 0.05 * peak:
+        saw = (
+            f"the last step has a rate of {last.ends_with:.3g}, {last.ends_with / peak:.0%} of the highest ({last.key})"
+        )
+        yield find(SCHEDULE_CODES["GU106"], saw, _lower_end(last), _level_of_high_end(drawn, last))
+
+
+def _is_averaged(subject: Subject) -> bool:
+    """Whether the result is an average of weights, or an average has a rate of its own to the end."""
+    has_rate = subject.rates.swa is not None and subject.rates.swa.lr is not None
+    return has_rate or (
+        not isinstance(subject.recipe.average, NoAverage) and subject.recipe.evaluate.weights != "model"
+    )
+
+
+def _means_to_fall(drawn: Drawn, last: Piece) -> bool:
+    """Whether it falls to a low rate at its end: in a run of a few steps the last one is still well above it."""
+    schedule = last.schedule
+    if not isinstance(schedule, FallingSchedule) or isinstance(schedule, CosineRestartsSettings | TrapezoidSettings):
+        return False
+    return schedule.final_lr <= 0.05 * drawn.peak
 
 
 def _level_of_high_end(drawn: Drawn, last: Piece) -> Level:
@@ -223,6 +246,8 @@ def _lower_end(last: Piece) -> str:
             and schedule.final_lr < 0.05 * schedule.lr
         ):
             return f"{last.key}.period={math.ceil(left / max(1, round(left / period)))}step"
+    elif isinstance(schedule, TrapezoidSettings) and last.clock.steps(schedule.cooldown) < 0.05 * last.steps:
+        return f"{last.key}.cooldown=0.3dur"
     elif isinstance(schedule, FallingSchedule):
         return f"{last.key}.final_lr=0"
     elif not isinstance(schedule, ConstantSettings):
@@ -273,8 +298,8 @@ def _changes_nothing(drawn: Drawn) -> Iterator[Finding]:
         return
     # A warm-up alone is not what a schedule is chosen for.
     warmup = drawn.pieces[0].warmup
-    lowest = min(lr for step, lr in drawn.curve if step >= min(warmup, drawn.pieces[0].until - 1))
-    if lowest > 0.99 * drawn.peak:
+    rest = [lr for step, lr in drawn.curve if step >= warmup]
+    if len(rest) > 2 and min(rest) > 0.99 * drawn.peak:
         since = drawn.when(warmup) if warmup else "the first step"
         saw = f"{named[0].key}.name={named[0].schedule.name}: the rate is {drawn.peak:.3g} from {since} to the last"
         yield find(SCHEDULE_CODES["GU109"], saw, _let_it_fall(named[0]))
@@ -283,6 +308,8 @@ def _changes_nothing(drawn: Drawn) -> Iterator[Finding]:
 def _let_it_fall(piece: Piece) -> str:
     if piece.schedule.name == "trapezoid":
         return f"{piece.key}.cooldown=0.3dur"
+    if isinstance(piece.schedule, CosineRestartsSettings) and piece.schedule.final_lr < piece.schedule.lr:
+        return f"{piece.key}.period=1dur"
     return (
         f"{piece.key}.final_lr=0" if isinstance(piece.schedule, FallingSchedule) else "make its steps larger or earlier"
     )

@@ -149,7 +149,10 @@ def _costs(report: Report) -> str:
         *((f"memory: {what}", [readable_bytes(size), ""]) for what, size in report.memory().items()),
         ("memory in all", [readable_bytes(cost.memory.needed), f"{readable_bytes(cost.memory.free)} free"]),
         ("one checkpoint", [readable_bytes(cost.disk.checkpoint), ""]),
-        ("disk", [readable_bytes(cost.disk.needed), f"{cost.disk.kept} checkpoints, {readable_bytes(cost.disk.free)} free"]),
+        (
+            "disk",
+            [readable_bytes(cost.disk.needed), f"{cost.disk.kept} checkpoints, {readable_bytes(cost.disk.free)} free"],
+        ),
     ]
     if cost.price is not None:
         rows.append(("price", [f"{cost.price:,.2f}", f"{cost.per_hour:g} an hour"]))
