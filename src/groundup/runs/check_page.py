@@ -47,7 +47,7 @@ p { margin: .3rem 0; } .soft { color: var(--soft); } code { font: .9em ui-monosp
 .pixels { image-rendering: pixelated; }
 figcaption { font-size: .78rem; color: var(--soft); line-height: 1.3; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }
+th { white-space: nowrap; } th, td { text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }
 .number { text-align: right; white-space: nowrap; } summary { cursor: pointer; padding: .3rem 0; }
 """
 
@@ -129,13 +129,14 @@ def _findings(report: Report) -> str:
 
 def _card(finding: Finding) -> str:
     code = CODES[finding.code]
-    mend = f'<code class="mend">{html.escape(finding.mend)}</code>' if finding.mend else ""
+    own = finding.mend if finding.mend != code.mend else ""
+    mend = f'<code class="mend">{html.escape(own)}</code>' if own else ""
     seen = f'<p class="soft">Seen in {html.escape("; ".join(code.seen))}.</p>' if code.seen else ""
     return (
         f'<article class="finding {finding.level}"><p class="level">{finding.level} {code.number}</p>'
-        f"<h3>{html.escape(code.title)}</h3><p>{html.escape(finding.saw)}</p>{mend}"
+        f"<h3>{html.escape(code.title)}</h3><p>{html.escape(finding.saw)}</p>{mend}<p>{html.escape(code.mend)}</p>"
         f'<details><summary class="soft">Why it matters</summary><p>{html.escape(code.why)}</p>'
-        f"<p>{html.escape(code.mend)}</p>{seen}</details></article>\n"
+        f"{seen}</details></article>\n"
     )
 
 
@@ -178,7 +179,9 @@ def _uri(png: bytes) -> str:
 
 def _data(report: Report, balance: bytes) -> str:
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.plan.splits.notes)
-    chart = f'<div class="charts">{_chart("training images per class", balance)}</div>'
+    counts = np.bincount(report.plan.splits.train.labels, minlength=len(report.plan.splits.classes))
+    said = f"<p>{counts.min():,} to {counts.max():,} training images per class.</p>"
+    chart = f'{said}<div class="charts">{_chart("training images per class", balance)}</div>'
     return chart + (f"<ul>{notes}</ul>" if notes else "")
 
 

@@ -3,15 +3,16 @@
 On a CPU a full step of a large network takes longer than anyone waits for a check. There a pass of a few images is measured, of
 as many as it takes to keep the machine busy for most of a second, and its seconds are multiplied up: the time per image is nearly
 constant from there on, other input sizes go by their FLOP, and the optimizer is measured apart, because it does not depend on the
-batch. `Measured.how` says what was done.
+batch. `Measured.how` says what was done. On a machine that others use as well, Linux tells how long the threads of this process
+waited for a core; that share is taken off, and said.
 The learning rate is as good as 0 in every pass: nothing here depends on the schedule, and the weights stay where they began.
 """
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ PROBED = 8  # images in a pass that only looks
 _PATIENCE = 2.0  # seconds that one full step may take to be measured
 _LONG_ENOUGH = 0.6  # seconds of a pass from which its time per image is that of a large batch
 _STEPS = 3
+_BUSY = 0.2  # share of the time spent waiting for a core, from which it is said
 _OVERFITTED, _OVERFIT_STEPS, _OVERFIT_RATE = 16, 40, 2e-3
 _NUDGE, _SCALE = 0.02, 128.0
 _NO_RATE = 1e-12  # weights stay where they are; 0 is no learning rate of a schedule
@@ -62,12 +64,12 @@ def measure(job: Job, state: TrainingState) -> Measured:
     probe = _Probe.of(job, state)
     smallest = next(iter(job.flops))
     largest = max(job.flops)
-    whole = probe.seconds * job.train.batch_size / probe.images + probe.update_seconds
-    on_accelerator = job.engine.torch_device.type != "cpu"
-    if on_accelerator or max(whole * job.flops[size] / job.flops[smallest] for size in job.flops) <= _PATIENCE:
+    whole = probe.waited * job.train.batch_size / probe.images
+    watch = _Watch(job)
+    if not watch.on_cpu or max(whole * job.flops[size] / job.flops[smallest] for size in job.flops) <= _PATIENCE:
         try:
-            seconds = _full_steps(job, state)
-            how = f"median of {_STEPS} steps of {job.train.batch_size} images, measured"
+            seconds = _full_steps(job, state, watch)
+            how = f"median of {_STEPS} steps of {job.train.batch_size} images{watch.remark}"
             return probe.result(seconds, largest / smallest, how, _peak(job))
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -78,26 +80,27 @@ def measure(job: Job, state: TrainingState) -> Measured:
         size: per_image * flops / job.flops[smallest] * job.train.batch_size + probe.update_seconds
         for size, flops in job.flops.items()
     }
-    how = (
-        f"extrapolated from one pass of {probe.images} images, not measured over a whole step of {job.train.batch_size}"
-    )
+    how = f"extrapolated from a pass of {probe.images} images to a step of {job.train.batch_size}{probe.remark}"
     return probe.result(seconds, largest / smallest, how, None)
 
 
 @dataclass(frozen=True)
 class _Probe:
     """What passes of a few images at the first input size showed. `saved_by_one`: bytes that the backward pass needs of an image;
-    `seconds`: of a pass of `images`, without the update."""
+    `seconds`: of a pass of `images`, without the update; `waited`: what a pass took by the clock on the wall."""
 
     start: Start
     images: int
     seconds: float
+    waited: float
     update_seconds: float
+    remark: str
     saved_by_one: float
     optimizer_bytes: int
 
     @classmethod
     def of(cls, job: Job, state: TrainingState) -> "_Probe":
+        watch = _Watch(job)
         small, logits = _with_few_images(job, PROBED)
         live = small.live.at(0)
         if live.dropout is not None:
@@ -105,16 +108,19 @@ class _Probe:
         batch = draw(small, 0, live)
         saved = _SavedBytes(state.model)
         with saved.counting():
-            (total, _), first = _timed(lambda: add_gradients(small, state, batch, live), job)
+            total, _ = watch.time(add_gradients, small, state, batch, live)
+        first = watch.seconds
         blank = torch.zeros_like(logits[0], dtype=torch.float32)
         reference = job.loss(blank, batch.targets, live.label_smoothing, job.class_weights)[0] / batch.weight
         silent, not_finite = _by_gradient(state.model)
         update(job, state)  # allocates what the optimizer keeps
         _nudge(state.model)
         _without_dropout(state.model)
-        _, second = _timed(lambda: add_gradients(small, state, batch, live), job)
+        watch.time(add_gradients, small, state, batch, live)
+        seconds, waited = min(first, watch.seconds), watch.waited
         still = set(_by_gradient(state.model)[0])
-        _, updating = _timed(lambda: update(job, state), job)
+        watch.time(update, job, state)
+        updating = watch.seconds
         start = Start(
             loss=float(total / batch.weight),
             reference=float(reference),
@@ -126,8 +132,10 @@ class _Probe:
         )
         kept = sum(tensor_bytes(entry.values()) for entry in state.optimizer.state.values())
         saved_by_one = saved.total / len(batch.indices)
-        images, seconds = _longer(job, state, len(batch.indices), min(first, second))
-        return cls(start, images, seconds, updating, saved_by_one, kept)
+        images = len(batch.indices)
+        if watch.on_cpu and (longer := _longer(job, state, images, seconds, watch)) > images:
+            images, seconds, waited = longer, watch.seconds, watch.waited
+        return cls(start, images, seconds, waited, updating, watch.remark, saved_by_one, kept)
 
     def result(self, seconds: dict[int, float], growth: float, how: str, peak: int | None) -> Measured:
         """growth: side of the largest input size over that of the first."""
@@ -135,8 +143,8 @@ class _Probe:
         return Measured(self.start, seconds, per_image, self.optimizer_bytes, how, peak)
 
 
-def _longer(job: Job, state: TrainingState, images: int, seconds: float) -> tuple[int, float]:
-    """A pass of so many images that its time is mostly arithmetic, at most a whole forward pass: (images, seconds)."""
+def _longer(job: Job, state: TrainingState, images: int, seconds: float, watch: "_Watch") -> int:
+    """Time passes of ever more images until one is mostly arithmetic, at most a whole forward pass: the images of the last."""
     most = min(job.train.micro_batch or job.train.batch_size, job.train.batch_size)
     while seconds < _LONG_ENOUGH and images < most:
         job.check()
@@ -144,9 +152,10 @@ def _longer(job: Job, state: TrainingState, images: int, seconds: float) -> tupl
         small, _ = _with_few_images(job, images)
         live = small.live.at(0)
         batch = draw(small, 0, live)
-        _, seconds = _timed(functools.partial(add_gradients, small, state, batch, live), job)
+        watch.time(add_gradients, small, state, batch, live)
+        seconds = watch.seconds
         state.optimizer.zero_grad(set_to_none=True)
-    return images, seconds
+    return images
 
 
 class _SavedBytes:
@@ -211,7 +220,7 @@ def _without_dropout(model: nn.Module) -> None:
             module.p = 0.0
 
 
-def _full_steps(job: Job, state: TrainingState) -> dict[int, float]:
+def _full_steps(job: Job, state: TrainingState, watch: "_Watch") -> dict[int, float]:
     """Median seconds of a real step per input size."""
     if job.engine.torch_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(job.engine.torch_device)
@@ -225,7 +234,8 @@ def _full_steps(job: Job, state: TrainingState) -> dict[int, float]:
         for _ in range(1 + _STEPS):
             job.check()
             state.step = firsts[size]
-            times.append(_timed(lambda: train_step(quiet, state), job)[1])
+            watch.time(train_step, quiet, state)
+            times.append(watch.seconds)
         seconds[size] = sorted(times[1:])[_STEPS // 2]
     return seconds
 
@@ -269,9 +279,45 @@ def _peak(job: Job) -> int | None:
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
 
 
-def _timed(call: Callable[[], Any], job: Job) -> tuple[Any, float]:
-    job.engine.synchronize()
-    started = time.perf_counter()
-    result = call()
-    job.engine.synchronize()
-    return result, time.perf_counter() - started
+class _Watch:
+    """A stopwatch. After `time`: `waited`, seconds by the clock on the wall; `seconds`, without the waiting for a core."""
+
+    def __init__(self, job: Job) -> None:
+        self.on_cpu = job.engine.torch_device.type == "cpu"
+        self.seconds = self.waited = 0.0
+        self._engine, self._all, self._alone = job.engine, 0.0, 0.0
+
+    def time(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What `call` gives, timed until the device has done it."""
+        self._engine.synchronize()
+        before, started = time_on_cores(), time.perf_counter()
+        result = call(*arguments)
+        self._engine.synchronize()
+        self.waited = time.perf_counter() - started
+        self.seconds = without_waiting(self.waited, before, time_on_cores()) if self.on_cpu else self.waited
+        self._all, self._alone = self._all + self.waited, self._alone + self.seconds
+        return result
+
+    @property
+    def remark(self) -> str:
+        """What there is to say about the waiting so far."""
+        share = 1 - self._alone / self._all if self._all else 0.0
+        return "" if share < _BUSY else f"; other work held the cores for {share:.0%} of the time, which is taken off"
+
+
+def time_on_cores() -> tuple[int, int]:
+    """Nanoseconds that the threads of this process have run on a core, and have waited for one; (0, 0) where nobody tells."""
+    ran = waited = 0
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            first, second, _ = file.read_text().split()
+        except (OSError, ValueError):
+            continue  # a thread that has just ended, or another kind of kernel
+        ran, waited = ran + int(first), waited + int(second)
+    return ran, waited
+
+
+def without_waiting(seconds: float, before: tuple[int, int], after: tuple[int, int]) -> float:
+    """The part of `seconds` that is left on a machine of one's own; before, after: `time_on_cores` then."""
+    ran, waited = after[0] - before[0], after[1] - before[1]
+    return seconds * ran / (ran + waited) if ran > 0 and waited > 0 else seconds
