@@ -212,7 +212,7 @@ def test_the_network_trains_on_after_an_evaluation(lab: Any) -> None:
     train_step(job, state)
     before = {name: value.clone() for name, value in state.model.named_buffers()}
     assert job.evaluate is not None
-    numbers = job.evaluate()
+    numbers = job.evaluate(state.model)
     assert all(module.training for module in state.model.modules())
     assert all(torch.equal(value, before[name]) for name, value in state.model.named_buffers())
     assert numbers.keys() == {"validation_loss", "validation_top1"}
@@ -263,10 +263,10 @@ def test_steps_are_reported_as_often_as_asked(lab: Any, tmp_path: Path) -> None:
 def test_the_best_line_on_validation_is_remembered_and_its_checkpoint_kept(lab: Any, tmp_path: Path) -> None:
     values = iter([0.25, 0.5, 0.5, 0.375, 0.125])
     job, state = lab.build({"train": {"epochs": 5}})
-    job = replace(job, evaluate=lambda: {"validation_top1": next(values)})
+    job = replace(job, evaluate=lambda _: {"validation_top1": next(values)})
     store = lab.store(tmp_path)
     train(job, state, store, Trackers([]), lab.no_stop())
-    assert state.best == {"step": 8, "validation_top1": 0.5}, "of two equal ones the earlier"
+    assert state.best == {"step": 8, "validation_top1": 0.5, "metric": "validation_top1"}, "of two equal ones the earlier"
     assert (store.folder / "best").resolve().name == "step-0000008"
     assert [folder.name for folder in store.all()] == ["step-0000020", "step-0000016", "step-0000008"]
 

@@ -56,7 +56,7 @@ def nearest(name: str, allowed: Iterable[str]) -> str | None:
     return by_lower[found[0]] if found else None
 
 
-def listed(names: Iterable[str], limit: int = 40) -> str:
+def listed(names: Iterable[str], limit: int = 80) -> str:
     """`names` as a comma-separated list, cut after `limit` entries."""
     names = list(names)
     shown = ", ".join(names[:limit])

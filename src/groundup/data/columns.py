@@ -7,7 +7,7 @@ whole-number or string column.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,20 @@ class Columns:
     image: str
     label: str
     names: list[str] | None
+
+
+@dataclass(frozen=True)
+class LabelColumns:
+    """The columns of a training split: its `pyarrow.Schema`, the Hub's features, and what reads a label column as an array (N,)."""
+
+    schema: Any
+    features: dict[str, Any]
+    read: Callable[[str], np.ndarray]
+
+    def names(self, column: str) -> list[str] | None:
+        """The class names of a column, None if it has none."""
+        feature: Any = self.features.get(column)
+        return list(feature["names"]) if _is(feature, "ClassLabel") else None
 
 
 def features_of(schema: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from groundup.basis.errors import DataError, listed
-from groundup.data.columns import find_columns, image_values, label_values
+from groundup.data.columns import LabelColumns, find_columns, image_values, label_values
 from groundup.data.labels import encode_labels
 from groundup.data.settings import DataSettings
 from groundup.data.sources import Contents, RawImage, Source, SourceSplit, SplitName, digest, split_called
@@ -17,6 +17,20 @@ _ROWS_AT_ONCE = 256
 
 def open_hub(settings: DataSettings, check: Callable[[], None]) -> Source:
     """The source behind `hub:OWNER/NAME`. Its fingerprint is that of the downloaded splits."""
+    by_split, notes = _by_split(settings, check)
+    state = [[split, dataset._fingerprint] for split, dataset in sorted(by_split.items())]
+    return Source(digest(["hub", state]), lambda: _read(by_split, notes, settings), root=settings.source)
+
+
+def hub_labels(settings: DataSettings, check: Callable[[], None]) -> LabelColumns:
+    """The columns of the training split, of which those with labels can be read without the images."""
+    train = _by_split(settings, check)[0]["train"]
+    return LabelColumns(
+        train.features.arrow_schema, train.features.to_dict(), lambda column: _label_column(train, column)
+    )
+
+
+def _by_split(settings: DataSettings, check: Callable[[], None]) -> tuple[dict[SplitName, Any], list[str]]:
     loaded = _load(settings, check)
     by_split: dict[SplitName, Any] = {}
     notes = []
@@ -28,8 +42,11 @@ def open_hub(settings: DataSettings, check: Callable[[], None]) -> Source:
             by_split[split] = dataset
     if "train" not in by_split:
         raise DataError(f"data.source={settings.source!r} has no training split; splits: {listed(map(str, loaded))}")
-    state = [[split, dataset._fingerprint] for split, dataset in sorted(by_split.items())]
-    return Source(digest(["hub", state]), lambda: _read(by_split, notes, settings), root=settings.source)
+    return by_split, notes
+
+
+def _label_column(dataset: Any, column: str) -> np.ndarray:
+    return label_values(dataset.select_columns([column]).with_format("arrow")[:].column(0))
 
 
 def _load(settings: DataSettings, check: Callable[[], None]) -> dict[Any, Any]:
@@ -81,7 +98,7 @@ def _read(datasets: dict[SplitName, Any], notes: list[str], settings: DataSettin
                 f"{settings.source}: split {split} lacks {columns.image!r} or {columns.label!r}; "
                 f"it has {listed(dataset.column_names)}"
             )
-        raw[split] = label_values(dataset.select_columns([columns.label]).with_format("arrow")[:].column(0))
+        raw[split] = _label_column(dataset, columns.label)
     classes, labels = encode_labels(raw, columns.names)
     splits = {
         split: SourceSplit(labels[split], _images(dataset, columns.image), _namer(split), _at(dataset, columns.image))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from groundup.basis.errors import DataError, listed
-from groundup.data.columns import features_of, find_columns, image_values, label_values
+from groundup.data.columns import LabelColumns, features_of, find_columns, image_values, label_values
 from groundup.data.labels import encode_labels
 from groundup.data.settings import DataSettings
 from groundup.data.sources import (
@@ -35,6 +35,33 @@ _NUMBERED = re.compile(r"-(?P<number>\d+)-of-(?P<count>\d+)")
 
 def open_parquet(settings: DataSettings, check: Callable[[], None]) -> Source:
     """The source behind `parquet:DIR`. Its fingerprint is taken from names, sizes, times and footers."""
+    files, shown = _files(settings)
+    shards, notes = _by_split(files, shown)
+    state = []
+    for file in files:
+        check()
+        status = file.stat()
+        state.append([file.name, status.st_size, status.st_mtime_ns, _footer(file, shown)])
+    return Source(digest(["parquet", state]), lambda: _read(shards, notes, settings, shown), root=shown)
+
+
+def parquet_labels(settings: DataSettings, check: Callable[[], None]) -> LabelColumns:
+    """The columns of the training files, of which those with labels can be read without the images."""
+    files, shown = _files(settings)
+    train = _by_split(files, shown)[0]["train"]
+    schema = _arrow(train[0], shown, lambda opened: opened.schema_arrow)
+
+    def read(column: str) -> np.ndarray:
+        check()
+        return np.concatenate(
+            [_arrow(file, shown, lambda opened: label_values(opened.read([column]).column(0))) for file in train]
+        )
+
+    return LabelColumns(schema, features_of(schema), read)
+
+
+def _files(settings: DataSettings) -> tuple[list[Path], str]:
+    """The Parquet files, and how their folder is shown in messages."""
     root = existing_folder(settings.place, settings.source)
     folder = root if any(root.glob("*.parquet")) else root / "data"
     files = sorted(folder.glob("*.parquet"))
@@ -46,14 +73,7 @@ def open_parquet(settings: DataSettings, check: Callable[[], None]) -> Source:
             else None
         )
         raise DataError(f"data.source={settings.source!r}: no .parquet files in {settings.place}", hint=hint)
-    shown = settings.place.rstrip("/") + ("/data" if folder != root else "")
-    shards, notes = _by_split(files, shown)
-    state = []
-    for file in files:
-        check()
-        status = file.stat()
-        state.append([file.name, status.st_size, status.st_mtime_ns, _footer(file, shown)])
-    return Source(digest(["parquet", state]), lambda: _read(shards, notes, settings, shown), root=shown)
+    return files, settings.place.rstrip("/") + ("/data" if folder != root else "")
 
 
 def _by_split(files: list[Path], shown: str) -> tuple[dict[SplitName, list[Path]], list[str]]:

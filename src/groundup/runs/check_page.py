@@ -47,7 +47,8 @@ p { margin: .3rem 0; } .soft { color: var(--soft); } code { font: .9em ui-monosp
 .pixels { image-rendering: pixelated; }
 figcaption { font-size: .78rem; color: var(--soft); line-height: 1.3; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th { white-space: nowrap; } th, td { text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }
+th { white-space: nowrap; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); }
 .number { text-align: right; white-space: nowrap; } summary { cursor: pointer; padding: .3rem 0; }
 """
 

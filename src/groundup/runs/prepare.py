@@ -202,7 +202,7 @@ def build_job(plan: Plan, engine: Engine, model: nn.Module, check: Callable[[], 
         flops=flops,
         forward=forward,
         evaluate=_validation(plan, engine, check),
-        norm_images=lambda: _clean_images(recipe, loader),
+        norm_images=lambda: clean_images(recipe, loader),
         loss=recipe.loss.parts,
         check=check,
         sam=recipe.optimizer.sam,
@@ -226,7 +226,7 @@ def reports_average(recipe: Recipe) -> bool:
     return recipe.evaluate.weights != "model" and not isinstance(recipe.average, NoAverage)
 
 
-def _clean_images(recipe: Recipe, loader: MemoryLoader) -> Iterator[Tensor]:
+def clean_images(recipe: Recipe, loader: MemoryLoader) -> Iterator[Tensor]:
     """Normalised training images as evaluation sees them, fixed by the seed: float32 (B, 3, S, S), batch after batch."""
     mean, std = constants(recipe)
     size = recipe.evaluate.batch_size

@@ -245,21 +245,7 @@ class Average:
         autocast: makes the precision context of one forward pass. check: called before every batch; raises to stop, and then
         the statistics are what they were.
         """
-        norms = [module for module in self.network.modules() if _keeps_statistics(module)]
-        if not norms:
-            return
-        count = 0
-        with evaluation_mode(self.network), _measuring(norms), torch.no_grad():
-            for images in batches:
-                check()
-                with autocast():
-                    self.network(images)
-                count += 1
-            if count == 0:
-                raise GroundupError(
-                    "the batch-norm statistics of the average cannot be measured: 0 batches",
-                    hint="give at least one batch of training images",
-                )
+        refresh_norms(self.network, batches, autocast, check)
 
     def to_dict(self) -> dict[str, Any]:
         """The counters; the weights and statistics are in `network.state_dict()`."""
@@ -268,6 +254,31 @@ class Average:
     def load_dict(self, saved: dict[str, Any]) -> None:
         """Take over what `to_dict` gave."""
         self.updates = int(saved["updates"])
+
+
+def refresh_norms(
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    check: Callable[[], None] = lambda: None,
+) -> bool:
+    """Measure the batch-norm statistics of `network` anew, as `Average.refresh_norms` says. Whether it has any."""
+    norms = [module for module in network.modules() if _keeps_statistics(module)]
+    if not norms:
+        return False
+    count = 0
+    with evaluation_mode(network), _measuring(norms), torch.no_grad():
+        for images in batches:
+            check()
+            with autocast():
+                network(images)
+            count += 1
+        if count == 0:
+            raise GroundupError(
+                "the batch-norm statistics cannot be measured: 0 batches",
+                hint="give at least one batch of training images",
+            )
+    return True
 
 
 def _keeps_statistics(module: nn.Module) -> bool:

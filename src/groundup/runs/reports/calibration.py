@@ -1,0 +1,104 @@
+"""Whether the run is as sure as it is right, as trained and with a temperature that is fitted on its validation split alone."""
+
+from dataclasses import replace
+from typing import Any
+
+from groundup.basis.errors import GroundupError
+from groundup.basis.evaluation_pictures import reliability_picture
+from groundup.basis.seeding import generator
+from groundup.evaluation import Calibration, calibration, calibration_intervals, fit_temperature, with_temperature
+from groundup.runs.reports.base import Facts, Section, Shown, Subject, Table, percent
+
+_NUMBERS = {
+    "nll": "NLL (nats)",
+    "brier": "Brier score",
+    "ece_equal_mass": "ECE, equal mass",
+    "ece_equal_width": "ECE, equal width",
+}
+_TWIN = "a twin run with data.validation=0.1 gives one"
+
+
+def measure(subject: Subject) -> Facts:
+    """Calibration before and after, with bootstrap intervals; draws the reliability diagram."""
+    logits, labels = subject.logits()
+    before = calibration(logits, labels)
+    found: Facts = {
+        "images": len(labels),
+        "as_trained": before.to_dict(),
+        "intervals": _intervals(logits, labels),
+        "temperature": None,
+    }
+    curves = {"as trained": before}
+    temperature, why = _temperature(subject)
+    if temperature is not None:
+        cooled = with_temperature(logits, temperature)
+        after = calibration(cooled, labels)
+        # Dividing by one number cannot change which class is first; rounding at a tie may not either.
+        after = replace(after, accuracy=before.accuracy)
+        curves[f"temperature {temperature:.3g}"] = after
+        found |= {
+            "temperature": temperature,
+            "fitted_on": len(subject.part("validation")),
+            "with_temperature": after.to_dict(),
+            "intervals_with_temperature": _intervals(cooled, labels),
+        }
+    picture = subject.picture("reliability")
+    reliability_picture(curves, picture, f"{subject.recipe.name}: {subject.view}")
+    return {**found, "no_temperature": why, "pictures": [picture.name]}
+
+
+def _temperature(subject: Subject) -> tuple[float | None, str]:
+    """The temperature, or None and why there is none."""
+    if subject.splits.validation is None:
+        return None, f"no temperature: it is fitted on a validation split, and this run has none; {_TWIN}"
+    if subject.split == "validation":
+        return None, "no temperature: it is fitted on the validation split, and cannot be judged on it too"
+    try:
+        return fit_temperature(*subject.logits("validation")), ""
+    except GroundupError as error:
+        return None, f"no temperature: {error.message}" + (f"; {error.hint}" if error.hint else "")
+
+
+def _intervals(logits: Any, labels: Any) -> dict[str, list[float]]:
+    if len(labels) < 2:
+        return {}
+    # The same draws for both: the two columns differ by the temperature alone.
+    drawn = calibration_intervals(logits, labels, generator=generator("calibration intervals"))
+    finite = {name: interval for name, interval in drawn.items() if all(abs(bound) < float("inf") for bound in interval)}
+    return {name: list(interval) for name, interval in finite.items()}
+
+
+def show(facts: Facts) -> Shown:
+    columns = {"as trained": (facts["as_trained"], facts["intervals"])}
+    lines = [_confidence(facts["as_trained"])]
+    if facts["temperature"] is not None:
+        name = f"temperature {facts['temperature']:.3g}"
+        columns[name] = (facts["with_temperature"], facts["intervals_with_temperature"])
+        lines.append(f"{name}, fitted on the {facts['fitted_on']:,} validation images; the predicted classes stay the same")
+    else:
+        lines.append(facts["no_temperature"])
+    head = ["", *(cell for name in columns for cell in (name, "95% interval"))]
+    rows = [
+        [title, *(cell for values, around in columns.values() for cell in _cells(key, values, around.get(key)))]
+        for key, title in _NUMBERS.items()
+    ]
+    return Shown(lines, [Table(head, rows)], pictures=facts["pictures"])
+
+
+def _confidence(values: dict[str, Any]) -> str:
+    excess = values["confidence"] - values["accuracy"]
+    side = "over-confident" if excess > 0 else "under-confident"
+    return (
+        f"mean confidence {percent(values['confidence'])} at accuracy {percent(values['accuracy'])}: "
+        f"{side} by {100 * abs(excess):.2f} points"
+    )
+
+
+def _cells(key: str, values: dict[str, Any], interval: list[float] | None) -> list[str]:
+    form = ".2%" if key.startswith("ece") else ".4f"
+    return [format(values[key], form), f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else ""]
+
+
+SECTION = Section("Calibration", measure, show)
+
+__all__ = ["SECTION", "Calibration", "measure", "show"]
