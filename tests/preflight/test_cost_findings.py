@@ -64,7 +64,7 @@ def test_an_evaluation_that_costs_more_than_training_and_the_mend_brings_it_to_a
     ((code, level, mend),) = found(evaluation_seconds=150.0, evaluate_steps=10)
     assert (code, level, mend) == ("GU603", "warning", "evaluate.every=1ep")  # 10 steps times 15
     assert found(evaluation_seconds=100.0) == []
-    assert found(evaluation_seconds=1e6)[0][2] == "evaluate.every=1dur"
+    assert found(evaluation_seconds=1e4)[0][2] == "evaluate.every=1dur"
 
 
 def test_checkpoints_that_do_not_fit_on_the_disk() -> None:
@@ -145,7 +145,10 @@ def test_sizes_are_told_in_powers_of_1000() -> None:
 
 
 def test_what_is_suggested_can_be_pasted() -> None:
-    for changes in ({"seconds": 36_000.0, "checkpoint_steps": 900}, {"evaluation_seconds": 300.0, "evaluate_steps": 100}):
+    for changes in (
+        {"seconds": 36_000.0, "checkpoint_steps": 900},
+        {"evaluation_seconds": 300.0, "evaluate_steps": 100},
+    ):
         (_, _, mend), *_ = found(**changes)
         Duration.parse(mend.partition("=")[2])
         load_recipe("digits", [mend])

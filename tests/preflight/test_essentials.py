@@ -54,6 +54,11 @@ def test_padding_as_large_as_the_image() -> None:
     make_plan(load_recipe("digits", [*BASE, "augment.policy.pad_crop.pad=7"]), splits())
 
 
+def test_padding_as_large_as_the_image_inside_one_of() -> None:
+    nested = "augment.policy=[{name: one_of, operations: [{name: flip}, {name: pad_crop, pad: 9, mode: reflect}]}]"
+    assert "pad_crop.pad=9" in refusal(nested)
+
+
 def test_choosing_the_best_without_a_validation_split() -> None:
     message = refusal("evaluate.model=best")
     assert "the test split only reports" in message

@@ -24,7 +24,10 @@ def problem(*overrides: str, recipe: str = BASE) -> str:
     [
         ("train.epoch=3", ["train.epoch=3: unknown key", "allowed in train: epochs, batch_size", "mean train.epochs?"]),
         ("trian={epochs: 1}", ["trian=", "allowed in a recipe: name, about", "mean train?"]),
-        ("model.widht=3", ["model.widht=3: unknown key", "allowed in model: name, stem, shortcut", "mean model.width?"]),
+        (
+            "model.widht=3",
+            ["model.widht=3: unknown key", "allowed in model: name, stem, shortcut", "mean model.width?"],
+        ),
         ("augment.policy.0.pd=2", ["augment.policy.0.pd=2", "name, pad, mode", "mean augment.policy.0.pad?"]),
         ("train.epochs=abc", ["train.epochs='abc'", "valid number"]),
         ("train.batch_size=1.5", ["train.batch_size=1.5", "integer"]),
@@ -38,7 +41,10 @@ def problem(*overrides: str, recipe: str = BASE) -> str:
         ("model.name=resnet19", ["model.name='resnet19'", "resnet34", "speed_net", "mean 'resnet18'?"]),
         ("optimizer.name=adam", ["optimizer.name='adam'", "sgd, adamw, muon", "mean 'adamw'?"]),
         ("schedule.name=cosin", ["schedule.name='cosin'", "trapezoid", "mean 'cosine'?"]),
-        ("augment.policy.0.name=flipp", ["augment.policy.0.name='flipp'", "cutout, flip, gaussian_blur", "mean 'flip'?"]),
+        (
+            "augment.policy.0.name=flipp",
+            ["augment.policy.0.name='flipp'", "cutout, flip, gaussian_blur", "mean 'flip'?"],
+        ),
         ("train.precision=bf61", ["train.precision='bf61'", "'bf16'", "mean 'bf16'?"]),
         ("data.source=foldr:x", ["data.source='foldr:x'", "folder:DIR", "parquet:DIR", "did you mean 'folder:DIR'?"]),
         ("data.source=hub:x", ["data.source='hub:x'", "incomplete", "hub:OWNER/NAME"]),

@@ -220,3 +220,34 @@ def test_out_of_memory_ends_with_what_to_change(tiny: list[str], tmp_path: Path)
     with pytest.raises(OutOfMemory) as caught:
         groundup.train("digits", tiny, run=tmp_path / "run", model=Greedy())
     assert "train.micro_batch" in str(caught.value.hint)
+
+
+def test_damaged_best_weights_are_made_again_by_a_resume(tiny: list[str], tmp_path: Path) -> None:
+    best = [*tiny, "train.epochs=4", "evaluate.model=best", "evaluate.every=1step"]
+    run = groundup.train("digits", best, run=tmp_path / "run")
+    weights = run.folder / "checkpoints" / "best" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-8] + b"damaged!")
+    with pytest.raises(CheckpointError, match="resume"):
+        groundup.load(run.folder)
+    again = groundup.resume(run.folder).summary
+    assert (again["top1"], again["selected_on"]) == (run.summary["top1"], run.summary["selected_on"])
+    assert (run.folder / "checkpoints" / "best" / "model.safetensors").read_bytes() == whole
+
+
+def test_a_run_goes_on_with_other_trackers_and_another_description(copied: Path, finished: Run) -> None:
+    (copied / "summary.json").unlink()
+    recipe = copied / "recipe.yaml"
+    changed = recipe.read_text().replace("tensorboard: true", "tensorboard: false").replace("about: ", "about: New. ")
+    assert changed != recipe.read_text()
+    recipe.write_text(changed)
+    assert groundup.resume(copied).summary["top1"] == finished.summary["top1"]
+
+
+def test_a_run_that_ended_before_its_average_began_says_whose_weights_it_reports(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    late = ["average={name: swa, start: 4step, every: 1step}", "stop={target: {metric: train_loss, value: 50}}"]
+    run = groundup.train("digits", [*tiny, *late], run=tmp_path / "run")
+    assert run.summary["weights"] == "model"
+    assert "before its average had a sample: the trained weights are reported" in run.summary["notes"][-1]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from groundup.basis.interruption import Interrupted, StopRequest
@@ -81,13 +82,18 @@ class Part:
             for line in read_metrics(self.folder / "metrics.jsonl")
         ]
 
+    def _on_disk(self) -> dict[str, Any]:
+        """What a later run would load, which need not be what this one has in memory."""
+        last = self.folder / "checkpoints" / "last"
+        return {file.name: load_file(file) for file in sorted(last.glob("*.safetensors"))}
+
     @property
     def outcome(self) -> dict[str, Any]:
         """Everything that a resume has to repeat bit for bit."""
         saved = self.state.to_dict()
         numbers = {key: value for key, value in saved["numbers"].items() if key not in TIMES}
         average = {} if self.state.average is None else self.state.average.network.state_dict()
-        weights = {"weights": self.state.model.state_dict(), "averaged weights": average}
+        weights = {"weights": self.state.model.state_dict(), "averaged weights": average, "on disk": self._on_disk()}
         return deepcopy({**weights, **saved, "numbers": numbers, "metrics": self.lines})
 
 

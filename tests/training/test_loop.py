@@ -266,7 +266,9 @@ def test_the_best_line_on_validation_is_remembered_and_its_checkpoint_kept(lab: 
     job = replace(job, evaluate=lambda _: {"validation_top1": next(values)})
     store = lab.store(tmp_path)
     train(job, state, store, Trackers([]), lab.no_stop())
-    assert state.best == {"step": 8, "validation_top1": 0.5, "metric": "validation_top1"}, "of two equal ones the earlier"
+    assert state.best == {"step": 8, "validation_top1": 0.5, "metric": "validation_top1"}, (
+        "of two equal ones the earlier"
+    )
     assert (store.folder / "best").resolve().name == "step-0000008"
     assert [folder.name for folder in store.all()] == ["step-0000020", "step-0000016", "step-0000008"]
 

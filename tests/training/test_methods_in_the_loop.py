@@ -104,6 +104,92 @@ def test_training_accuracy_under_mixing_is_the_share_of_the_label_that_was_hit(l
     assert share != float((labels == 3).float().mean()), "the plain accuracy is another number"
 
 
+class Normed(nn.Module):
+    """Dropout and a batch norm, with a note of what each pass saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.dropout, self.layer = nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Linear(192, 10)
+        self.masks: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropped = self.dropout(self.norm(x).flatten(1))
+        self.masks.append(dropped == 0)
+        logits: Tensor = self.layer(dropped)
+        return logits
+
+
+def test_both_passes_of_sam_drop_the_same_and_norm_statistics_move_once(lab: Any) -> None:
+    states = {}
+    for name, sam in {"plain": {}, "sam": {"sam": {"rho": 0.5}}}.items():
+        job, state = lab.build({**PLAIN, "optimizer": {**PLAIN["optimizer"], **sam}}, own=Normed())
+        train_step(job, state)
+        states[name] = state.model
+    first, second = states["sam"].masks[-2:]
+    assert torch.equal(first, second)
+    assert 0.4 < float(first.float().mean()) < 0.6
+    assert torch.equal(states["sam"].norm.running_mean, states["plain"].norm.running_mean)
+    assert int(states["sam"].norm.num_batches_tracked) == 1
+
+
+def test_class_weights_count_the_shares_of_mixed_labels(lab: Any) -> None:
+    from dataclasses import replace
+
+    weights = torch.linspace(0.1, 4, 10)
+    job, state = lab.build(MIXED, own=Linear())
+    job = replace(job, class_weights=weights)
+    before = state.model.layer.weight.detach().clone()
+    train_step(job, state)
+    images, labels = job.data.take(job.order.at(0)[1])
+    mixed = draw_mix(job.live.at(0).mix, 32, 8, job.seed, 0, torch.device("cpu"))
+    assert mixed is not None
+    seen, targets = (
+        apply_mix(normalize(images, job.mean, job.std), mixed, slice(None)),
+        mixed_labels(labels, 10, mixed),
+    )
+    weight = before.clone().requires_grad_()
+    losses = -(targets * weights * (seen.flatten(1) @ weight.T).log_softmax(1)).sum() / (targets @ weights).sum()
+    expected = torch.autograd.grad(losses, weight)[0]
+    torch.testing.assert_close(before - state.model.layer.weight.detach(), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_the_average_has_seen_the_weights_after_each_update_from_its_start_on(lab: Any) -> None:
+    job, state = lab.build({**PLAIN, "average": {"name": "swa", "start": "2step", "every": "1step"}}, own=Linear())
+    seen = []
+    for _ in range(5):
+        train_step(job, state)
+        seen.append(state.model.layer.weight.detach().clone())
+    assert state.average.updates == 4
+    torch.testing.assert_close(state.average.network.layer.weight, torch.stack(seen[1:]).mean(0))
+
+
+def test_momentum_is_the_optimizers_own_again_after_a_phase_that_cycled_it(lab: Any, tmp_path: Path) -> None:
+    cycled = {"name": "one_cycle", "max_lr": 0.05, "cycle_momentum": True}
+    phases = [{"from": "3step", "set": {"schedule": {"name": "cosine", "lr": 0.01}}}]
+    part = lab.run(tmp_path, {"schedule": cycled, "phases": phases, "evaluate": {"every": "3step"}})
+    assert part.lines[0]["momentum"] != 0.9
+    assert {group["momentum"] for group in part.state.optimizer.param_groups} == {0.9}
+
+
+def test_stopping_on_an_average_waits_for_its_first_sample(lab: Any, tmp_path: Path) -> None:
+    changes = {
+        "average": {"name": "swa", "start": "5step", "every": "1step"},
+        "stop": {
+            "early": {"metric": "average_validation_top1", "patience": "1dur"},
+            "target": {"metric": "average_validation_loss", "value": 50},
+        },
+    }
+    part = lab.run(tmp_path, changes)
+    assert (part.state.step, part.state.ended is not None) == (8, True), "the first evaluation that has an average"
+
+
+def test_pixels_in_main_memory_are_gathered_by_indices_that_nobody_waits_for(lab: Any) -> None:
+    for cache, on_device in (("device", True), ("host", False), ("disk", False)):
+        job, _ = lab.build({"data": {"cache": cache}})
+        assert job.data.gathers_on_device is on_device
+
+
 def test_phases_change_dropout_in_place_and_the_lines_say_so(lab: Any, tmp_path: Path) -> None:
     changes = {"model": WRN, "phases": [{"from": "4step", "set": {"model.dropout": 0.1}}]}
     part = lab.run(tmp_path, changes)

@@ -47,7 +47,7 @@ def test_phases_take_over_one_after_the_other_whatever_their_order_in_the_recipe
 
 def test_a_schedule_that_does_not_fit_into_its_phase_is_refused() -> None:
     rates = Rates.of(schedule(name="constant", lr=0.1), [phase("6ep", name="cosine", lr=0.1, warmup="5ep")], CLOCK)
-    with pytest.raises(UsageError, match="50 steps of warm-up in a run of 40 steps"):
+    with pytest.raises(UsageError, match="50 steps of warm-up in a part of 40 steps"):
         rates.check()
 
 
@@ -60,6 +60,22 @@ def test_swa_goes_from_the_rate_of_the_schedule_at_its_start_to_its_own_and_stay
     annealed = [rates.at(step).lr for step in range(80, 100)]
     assert annealed[10:] == [0.02] * 10
     assert all((a - 0.02) * (b - 0.02) >= 0 for a, b in pairwise(annealed)), "no overshoot"
+
+
+def test_the_schedule_of_a_phase_is_named_by_its_place_in_the_recipe() -> None:
+    phases = [phase("1ep", name="constant", lr=0.1), phase("6ep", name="cosine", lr=0.1, warmup="5ep")]
+    with pytest.raises(UsageError) as caught:
+        Rates.of(schedule(name="constant", lr=0.1), phases, CLOCK).check()
+    assert caught.value.message.startswith("phases.1.set.schedule.warmup=5ep")
+    watching = Rates.of(schedule(name="constant", lr=0.1), [phase("5ep", **PLATEAU)], CLOCK)
+    assert watching.watched == [("phases.0.set.schedule.metric", "validation_loss")]
+
+
+def test_an_anneal_from_a_rate_that_may_change_meanwhile_is_refused() -> None:
+    swa = SWASettings.model_validate({"name": "swa", "start": "0.8dur", "lr": 0.02, "anneal": "1ep"})
+    with pytest.raises(UsageError, match=r"average\.anneal=1ep: .*follows validation_loss"):
+        Rates.of(schedule(**PLATEAU), [], CLOCK, swa).check()
+    Rates.of(schedule(**PLATEAU), [], CLOCK, swa.model_copy(update={"anneal": swa.every.parse("0step")})).check()
 
 
 def test_a_plateau_in_a_phase_remembers_from_its_phase_on() -> None:

@@ -146,6 +146,20 @@ def test_interrupted_in_the_last_evaluation_it_only_evaluates_again(
     assert differences(whole.outcome, resumed.outcome) == []
 
 
+AVERAGED: dict[str, Any] = {"average": {"name": "ema", "horizon": "3step"}, "evaluate": {"every": "4step"}}
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_an_average_whose_evaluation_was_interrupted_is_saved_with_its_own_statistics(
+    number: int, lab: Any, tmp_path: Path, differences: Callable[[Any, Any], list[str]]
+) -> None:
+    whole = lab.run(tmp_path / "whole", AVERAGED)
+    stopped = lab.run(tmp_path / "stopped", AVERAGED, stop_in_evaluation=number)
+    assert stopped.state.evaluated_at < stopped.state.step, "interrupted before anything was measured"
+    resumed = lab.run(tmp_path / "stopped", AVERAGED)
+    assert differences(whole.outcome, resumed.outcome) == []
+
+
 def test_two_runs_of_one_recipe_are_equal_and_another_seed_is_not(
     lab: Any, tmp_path: Path, differences: Callable[[Any, Any], list[str]]
 ) -> None:

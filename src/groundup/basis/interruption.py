@@ -1,4 +1,4 @@
-"""One place that knows whether the run was asked to stop: SIGINT, SIGTERM, or its time is up.
+"""One place that knows whether the run was asked to stop: SIGINT, SIGTERM, its time is up, or the program itself asks.
 
 A signal handler only notes the request; long-running code calls `check()` at points where stopping is safe. Lower floors
 (data preparation) receive `check` as an argument. A SIGINT after that raises KeyboardInterrupt at once: Ctrl-C twice always ends.
@@ -27,12 +27,19 @@ class StopRequest:
     def __init__(self, max_seconds: float | None = None) -> None:
         self._deadline = None if max_seconds is None else time.monotonic() + max_seconds
         self._signal: signal.Signals | None = None
+        self._asked: Interrupted | None = None
+
+    def request(self, reason: str) -> None:
+        """Ask to stop from inside the program, at the next safe point. The exit status stays 0."""
+        self._asked = self._asked or Interrupted(reason, 0)
 
     @property
     def pending(self) -> Interrupted | None:
         """Why to stop, or None. Cheap enough for every step."""
         if self._signal is not None:
             return Interrupted(self._signal.name, 128 + self._signal)
+        if self._asked is not None:
+            return self._asked
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return Interrupted("--max-time is up", 0)
         return None

@@ -142,27 +142,61 @@ def _report(run: Any, as_json: bool) -> None:
 
 @app.command()
 def evaluate(
-    run: RunArgument,
-    tta: Annotated[str, typer.Option(help="Test-time augmentation: none or flip (mirror).")] = "none",
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, e.g. runs/digits-001.", show_default=False)],
+    tta: Annotated[
+        str, typer.Option(help="Test-time augmentation: none, flip, translate, flip_translate or multi_crop.")
+    ] = "none",
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Whether it is as sure as right; a temperature from validation.")
+    ] = False,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="Accuracy on 15 generated corruptions at 5 severities.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Corruptions of all images, not of 2,000.")] = False,
+    corrupted: Annotated[
+        str | None, typer.Option(help="Accuracy on corrupted images of your own: parquet:DIR, arrays:FILE.npz ...")
+    ] = None,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="Near-duplicates in train, and the accuracy without them.")
+    ] = False,
+    mistakes: Annotated[
+        bool, typer.Option("--mistakes", help="The mistakes it is surest of, and where it looked (Grad-CAM).")
+    ] = False,
+    generalisation: Annotated[
+        bool, typer.Option("--generalisation", help="Gaps between train, validation and test.")
+    ] = False,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="What new batch-norm statistics would do; changes no weights.")
+    ] = False,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Ask several runs together.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Report on a run's test split: top-1 with its interval, top-5, per class, confusion.
+    """Report on finished runs: accuracy with intervals, and what is asked for. Several runs are compared on the same images.
 
     Example: groundup evaluate runs/digits-001 --tta flip
     """
-    from groundup.runs.evaluate import evaluate
+    with StopRequest().listening() as stop:
+        from groundup.runs.evaluate import Wanted, evaluate_runs, json_of, text_of
+        from groundup.tracking import TerminalTracker
 
-    result = evaluate(run, tta=tta, split=split)
-    if as_json:
-        print(json.dumps(result.to_dict()))
-        return
-    print(result)
-    rows = sorted(result.per_class, key=lambda row: (row["recall"] is None, row["recall"]))
-    print(f"loss (nll) {result.nll:.4f}\nhardest classes:")
-    for row in rows[:5]:
-        recall = "-" if row["recall"] is None else f"{row['recall']:.1%}"
-        print(f"  {row['class']}: recall {recall} of {row['images']} images")
+        asked = {
+            "calibration": calibration,
+            "corruptions": corruptions,
+            "generalisation": generalisation,
+            "recalibrated": recalibrate,
+            "duplicates": duplicates,
+            "mistakes": mistakes,
+        }
+        sections = tuple(name for name, wanted in asked.items() if wanted)
+        terminal = TerminalTracker()
+        try:
+            reports = evaluate_runs(
+                runs, Wanted(tta, split, sections, full, corrupted, ensemble), stop, terminal.message
+            )
+        finally:
+            terminal.close()
+    print(json.dumps(json_of(reports)) if as_json else "\n".join(text_of(reports)))
 
 
 @app.command()

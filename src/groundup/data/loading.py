@@ -185,6 +185,11 @@ class MemoryLoader:
         """int64 (N,), on the device."""
         return self._labels
 
+    @property
+    def gathers_on_device(self) -> bool:
+        """Whether `take` is best given indices on the device; else on the CPU, so that nobody waits for them."""
+        return self._on_device is not None
+
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The images at `indices`, int64 (B,): uint8 (B, 3, H, W) in channels_last layout, and labels int64 (B,)."""
         there = indices.to(self._device, non_blocking=True)

@@ -5,8 +5,8 @@ Shapes   images float32 (B, 3, H, W), normalised; targets int64 (B,), the classe
 Source   R. Selvaraju et al., Grad-CAM: Visual explanations from deep networks via gradient-based localization, 2017: channels of
          the feature map weighed by the mean gradient of the class score, summed, cut at 0.
 Here     the feature map is the last one that any module gives with a side of 2 or more: a 1 x 1 map has no places.
-Hurts    the map is as coarse as its side (4 x 4 for a ResNet-18 at 32 px): it shows a region, not an outline. It says where the score is
-         sensitive, not why the network is wrong.
+Hurts    the map is as coarse as its side (4 x 4 for a ResNet-18 at 32 px): it shows a region, not an outline. It says where the
+         score is sensitive, not why the network is wrong.
 """
 
 from typing import Any

@@ -106,15 +106,16 @@ def parameter_groups(
 
 
 def apply_rates(optimizer: torch.optim.Optimizer, rates: LiveRates) -> None:
-    """Set the learning rate of every group, and, where the schedule cycles it, the momentum (AdamW: the first beta)."""
+    """Set the learning rate of every group, and the momentum (AdamW: the first beta): the schedule's where it cycles it, else the
+    optimizer's own, also after a phase that has cycled it."""
     for group in optimizer.param_groups:
         group["lr"] = rates.lr * group["lr_scale"]
-        if rates.momentum is None:
-            continue
+        own = group.setdefault("own_momentum", group["betas"][0] if "betas" in group else group["momentum"])
+        momentum = own if rates.momentum is None else rates.momentum
         if "betas" in group:
-            group["betas"] = (rates.momentum, *group["betas"][1:])
+            group["betas"] = (momentum, *group["betas"][1:])
         else:
-            group["momentum"] = rates.momentum
+            group["momentum"] = momentum
 
 
 def _head(model: nn.Module) -> nn.Linear | None:

@@ -1,6 +1,8 @@
 """What would make a run fail or mean nothing, found before the first step: cheap, without touching the network."""
 
-from groundup.augment import MIX_GROUP
+from collections.abc import Iterator, Sequence
+
+from groundup.augment import MIX_GROUP, OneOf, Operation
 from groundup.basis.duration import Clock
 from groundup.basis.errors import UsageError
 from groundup.data import Splits
@@ -20,6 +22,14 @@ def check_essentials(recipe: Recipe, splits: Splits, clock: Clock, live: LiveSch
     _check_mixing(recipe, live)
     _check_dropout(recipe, live)
     _check_selection(recipe, splits, rates)
+
+
+def _flat(policy: Sequence[Operation]) -> Iterator[Operation]:
+    """The operations of a policy, those inside `one_of` too."""
+    for operation in policy:
+        yield operation
+        if isinstance(operation, OneOf):
+            yield from _flat(operation.members())
 
 
 def _check_mixing(recipe: Recipe, live: LiveSchedule) -> None:
@@ -52,8 +62,7 @@ def _check_sizes(recipe: Recipe, splits: Splits, live: LiveSchedule) -> None:
 
 
 def _check_padding(splits: Splits, live: LiveSchedule) -> None:
-    policies = [live.base.policy, *(live.at(first).policy for first, _ in live.changes)]
-    for operation in (operation for policy in policies for operation in policy):
+    for operation in (operation for values in live.everything() for operation in _flat(values.policy)):
         pad = getattr(operation, "pad", 0)
         if pad >= splits.image_size:
             raise UsageError(
@@ -86,7 +95,7 @@ def _check_selection(recipe: Recipe, splits: Splits, rates: Rates) -> None:
 
 
 def _check_metrics(recipe: Recipe, splits: Splits, rates: Rates) -> None:
-    watched = [*recipe.stop.metrics.items(), *(("schedule.metric", name) for name in rates.metrics_needed)]
+    watched = [*recipe.stop.metrics.items(), *rates.watched]
     selects = splits.validation is not None or recipe.evaluate.optimistic
     for key, metric in watched:
         if metric.startswith("average_") and isinstance(recipe.average, NoAverage):

@@ -15,36 +15,38 @@ _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 120, 120
 
 
-def explain(error: ValidationError, values: Mapping[str, Any]) -> UsageError:
-    """One UsageError for everything that is wrong with `values`, the recipe before validation."""
+def explain(
+    error: ValidationError, values: Mapping[str, Any], root: type[BaseModel] = Recipe, what: str = "recipe"
+) -> UsageError:
+    """One UsageError for everything that is wrong with `values`, the recipe (or another `root`) before validation."""
     lines, hints = [], []
     for finding in error.errors():
-        line, hint = _explain_one(finding, values)
+        line, hint = _explain_one(finding, values, root, what)
         lines.append(line)
         if hint:
             hints.append(hint)
-    head = "" if len(lines) == 1 else f"the recipe has {len(lines)} problems:\n  "
+    head = "" if len(lines) == 1 else f"the {what} has {len(lines)} problems:\n  "
     return UsageError(head + "\n  ".join(lines), hint="; ".join(dict.fromkeys(hints)) or None)
 
 
-def _explain_one(finding: Any, values: Mapping[str, Any]) -> tuple[str, str | None]:
+def _explain_one(finding: Any, values: Mapping[str, Any], root: type[BaseModel], what: str) -> tuple[str, str | None]:
     keys = _keys_without_tags(finding["loc"], values)
     key, parent = ".".join(keys), keys[:-1]
     kind, context = finding["type"], finding.get("ctx", {})
     if kind == "extra_forbidden":
-        allowed = known_keys(parent, values)
+        allowed = known_keys(parent, values, root)
         near = nearest(keys[-1], allowed)
         dotted = ".".join([*parent, near]) if near else None
         return (
-            f"{key}={_short(finding['input'])}: unknown key; allowed in {'.'.join(parent) or 'a recipe'}: {listed(allowed)}",
+            f"{key}={_short(finding['input'])}: unknown key; allowed in {'.'.join(parent) or f'a {what}'}: {listed(allowed)}",
             f"did you mean {dotted}?" if dotted else None,
         )
     if kind == "missing":
-        return f"{key}: missing; every recipe needs it", None
+        return f"{key}: missing; every {what} needs it", None
     if kind == "union_tag_not_found":
-        return f"{key}: needs a name; allowed: {listed(_names_at(keys, values))}", f"write {key}.name=..."
+        return f"{key}: needs a name; allowed: {listed(_names_at(keys, values, root))}", f"write {key}.name=..."
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        names = _names_at(keys, values)
+        names = _names_at(keys, values, root)
         fits = names and isinstance(finding["input"], str)
         return (
             f"{key}={_short(finding['input'])}: needs keys below it, not a single value"
@@ -91,21 +93,21 @@ def _keys_without_tags(location: tuple[int | str, ...], values: Any) -> list[str
     return keys
 
 
-def known_keys(path: list[str], values: Mapping[str, Any]) -> list[str]:
+def known_keys(path: list[str], values: Mapping[str, Any], root: type[BaseModel] = Recipe) -> list[str]:
     """The keys that are allowed under `path`, given the names chosen in `values`."""
-    found = _models_at(path, values)
+    found = _models_at(path, values, root)
     return list(dict.fromkeys(field.alias or key for model in found for key, field in model.model_fields.items()))
 
 
-def _names_at(path: list[str], values: Mapping[str, Any]) -> list[str]:
+def _names_at(path: list[str], values: Mapping[str, Any], root: type[BaseModel]) -> list[str]:
     """The names of the family that stands at `path`; none if it is a plain section."""
-    fields = [model.model_fields.get("name") for model in _models_at(path, values)]
+    fields = [model.model_fields.get("name") for model in _models_at(path, values, root)]
     return [name for field in fields if field is not None for name in get_args(field.annotation)]
 
 
-def _models_at(path: list[str], values: Mapping[str, Any]) -> list[type[BaseModel]]:
+def _models_at(path: list[str], values: Mapping[str, Any], root: type[BaseModel]) -> list[type[BaseModel]]:
     """Every settings class that can stand at `path`, given the names chosen in `values`."""
-    found: list[type[BaseModel]] = [Recipe]
+    found: list[type[BaseModel]] = [root]
     here: Any = values
     for part in path:
         here = (

@@ -36,14 +36,14 @@ def bench(recipe: Recipe, steps: int = 5, stop: StopRequest | None = None) -> di
     for first in sorted(firsts.values()):
         state.step = first
         train_step(job, state)  # warm-up of this input size
-        times = []
+        times, counted = [], state.flops
         for _ in range(steps):
             stop.check()
             state.step = first
             times.append(_timed(lambda: train_step(job, state), engine.torch_device))
         seconds = sorted(times)[len(times) // 2]
         resolution = job.live.at(first).resolution
-        work = 3 * job.flops[resolution] * recipe.train.batch_size
+        work = (state.flops - counted) / steps  # SAM's second pass counts where the step makes it
         sizes.append(
             {
                 "resolution": resolution,

@@ -3,7 +3,7 @@ stand side by side on a wide screen and below each other on a phone."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -83,7 +83,14 @@ def _dress(axes: "Axes", title: str, clock: Clock) -> None:
     axes.set_xlim(0, clock.total_steps)
     low, high = axes.get_ylim()
     axes.set_ylim(bottom=0 if low > 0 and title != "momentum" else low, top=high)
-    epochs = axes.secondary_xaxis("top", functions=(clock.epoch, lambda epoch: epoch * clock.steps_per_epoch))
+
+    def to_epoch(step: Any) -> Any:
+        return step / clock.steps_per_epoch
+
+    def to_step(epoch: Any) -> Any:
+        return epoch * clock.steps_per_epoch
+
+    epochs = axes.secondary_xaxis("top", functions=(to_epoch, to_step))
     epochs.set_xlabel("epoch", fontsize=9, color=GREY, loc="right")
     epochs.tick_params(labelsize=8.5, colors=GREY, length=3)
     epochs.spines["top"].set_color("#BBBBBB")

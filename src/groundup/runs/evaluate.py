@@ -1,21 +1,78 @@
-"""The honest report on a run's test split, from its stored weights."""
+"""The honest report on finished runs, from their stored weights: one run in depth, several against each other.
+
+What is asked for is measured and added to the run's evaluation.json, evaluation.html and card; the weights, and everything else in
+the folder, stay as they are.
+"""
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from groundup.basis.errors import UsageError
-from groundup.basis.files import write_json
 from groundup.basis.interruption import StopRequest
-from groundup.basis.pictures import confusion_picture
-from groundup.data import MemoryLoader, Splits
+from groundup.data import Splits
 from groundup.evaluation import TTA, Evaluation
+from groundup.runs.card import update_card
+from groundup.runs.evaluation_file import Sections, read_sections, write_sections
+from groundup.runs.evaluation_page import NAME, text, write_page
 from groundup.runs.folder import RunFolder, open_run_folder
 from groundup.runs.load import load
-from groundup.runs.prepare import logits_of, open_data
+from groundup.runs.prepare import open_data
+from groundup.runs.reports import SECTIONS, Subject
+from groundup.runs.reports.accuracy import evaluation_of
+from groundup.runs.reports.base import view_name
+from groundup.runs.reports.comparison import Member, compare, short_names
 from groundup.training import choose_engine
+
+# What can be asked for by name; accuracy always is, and what compares runs follows from their number.
+EXTRA = ("calibration", "corruptions", "generalisation", "recalibrated", "duplicates", "mistakes")
+
+_APART = ("accuracy", "comparison")  # not keys of their own in the JSON of a run
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to measure. sections: names of EXTRA; full: corruptions of all images; corrupted: a source of corrupted images."""
+
+    tta: str = "none"
+    split: str = "test"
+    sections: tuple[str, ...] = ()
+    full: bool = False
+    corrupted: str | None = None
+    ensemble: bool = False
+
+    @property
+    def view(self) -> str:
+        return view_name(self.split, self.tta)
+
+    def check(self, runs: int) -> None:
+        """UsageError where options do not fit together."""
+        if self.tta not in TTA:
+            raise UsageError(f"--tta {self.tta}: unknown; allowed: {', '.join(TTA)}")
+        if self.full and "corruptions" not in self.sections:
+            raise UsageError("--full: does nothing without --corruptions", hint="add --corruptions")
+        if self.ensemble and runs < 2:
+            raise UsageError("--ensemble: needs at least 2 runs, got 1", hint="name the runs it is made of")
+        if "duplicates" in self.sections and self.split == "train":
+            raise UsageError(
+                "--duplicates: looks for images of another split in train; allowed: --split test, validation"
+            )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one evaluation of one run found. `sections`: only what was measured now."""
+
+    folder: RunFolder
+    name: str
+    result: Evaluation
+    sections: Sections
+    notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -23,52 +80,180 @@ def evaluate(
     *,
     tta: str = "none",
     split: str = "test",
+    sections: Sequence[str] = (),
     stop: StopRequest | None = None,
     model: nn.Module | None = None,
     data: Splits | None = None,
 ) -> Evaluation:
-    """Evaluate a run; writes evaluation-SPLIT[-TTA].json and confusion-SPLIT[-TTA].png into its folder.
+    """Evaluate a run; adds to the evaluation.json and evaluation.html of its folder.
 
-    `model`, `data`: the network and splits of a run that was trained with your own.
+    sections: names of EXTRA. `model`, `data`: the network and splits of a run that was trained with your own.
     """
+    wanted = Wanted(tta, split, tuple(sections))
+    wanted.check(1)
+    subject = _open(Path(run), wanted, stop or StopRequest(), lambda text: None, model, data)
+    return _measure(subject, Path(run).name, wanted).result
+
+
+def evaluate_runs(
+    runs: Sequence[Path], wanted: Wanted, stop: StopRequest, tell: Callable[[str], None] = lambda text: None
+) -> list[Report]:
+    """Evaluate every run, and compare them if there are several. What is done is kept if a later part is interrupted."""
+    wanted.check(len(runs))
+    names = short_names(runs)
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise UsageError("a run is named twice", hint="name every run once")
+    _require_one_data(runs)
+    reports, members = [], []
+    first: Splits | None = None
+    for run, name in zip(runs, names, strict=True):
+        if len(runs) > 1:
+            tell(f"evaluating {name}")
+        subject = _open(run, wanted, stop, tell)
+        if first is not None:
+            _require_same_images(first, subject, str(runs[0]), str(run))
+        first = first or subject.splits
+        reports.append(_measure(subject, name, wanted))
+        members.append(Member(name, subject.recipe, *subject.logits(), wanted.tta))
+    if len(runs) == 1:
+        return reports
+    facts = {"comparison": {wanted.view: compare(members, wanted.ensemble)}}
+    return [_kept(report, facts) for report in reports]
+
+
+def json_of(reports: Sequence[Report]) -> dict[str, Any]:
+    """What was measured now as `json` can write it: of one run its numbers, of several a list and their comparison."""
+    several = [
+        {
+            "run": str(report.folder.path),
+            **report.result.to_dict(),
+            **{key: facts for key, views in report.sections.items() for facts in views.values() if key not in _APART},
+            "notes": list(report.notes),
+            "page": str(report.folder.path / NAME),
+        }
+        for report in reports
+    ]
+    if len(several) == 1:
+        return several[0]
+    (compared,) = reports[0].sections["comparison"].values()
+    return {"runs": several, "comparison": compared}
+
+
+def text_of(reports: Sequence[Report]) -> list[str]:
+    """What was measured now, for the terminal: a screen of plain text for one run."""
+    lines: list[str] = []
+    for report in reports:
+        own = {key: views for key, views in report.sections.items() if key != "comparison"}
+        lines += [*([report.name] if len(reports) > 1 else []), *text(own)]
+        lines += [*(f"note: {note}" for note in report.notes), str(report.folder.path / NAME), ""]
+    if len(reports) > 1:
+        lines += text({"comparison": reports[0].sections["comparison"]})
+    return lines if lines[-1] else lines[:-1]
+
+
+def _open(
+    run: Path,
+    wanted: Wanted,
+    stop: StopRequest,
+    tell: Callable[[str], None],
+    model: nn.Module | None = None,
+    data: Splits | None = None,
+) -> Subject:
     folder = open_run_folder(run)
-    if tta not in TTA:
-        raise UsageError(f"--tta {tta}: unknown; allowed: {', '.join(TTA)}")
     recipe = folder.recipe()
-    stop = stop or StopRequest()
-    if split == "test" and folder.summary() is None:
+    if wanted.split == "test" and folder.summary() is None:
         raise UsageError(
             f"run {str(run)!r}: is not finished, and the test split is read once, at the end",
             hint=f"`groundup resume {run}` finishes it; --split validation can be read at any time",
         )
+    if "generalisation" in wanted.sections and folder.summary() is None:
+        raise UsageError(f"run {str(run)!r}: is not finished, and --generalisation reads the test split")
     classifier = load(run, model)
     splits = data or open_data(recipe, stop)
     _require_same_data(folder, splits)
-    chosen = {"train": splits.train, "validation": splits.validation, "test": splits.test}.get(split)
-    if chosen is None:
-        raise UsageError(
-            f"--split {split}: this run has no such split; allowed: train, test, or validation if it was carved"
-        )
     engine = choose_engine(recipe.train, total_steps=1)
     engine.activate()
-    model = classifier.model.to(engine.torch_device)
-    loader = MemoryLoader(chosen, engine.torch_device, recipe.data.cache)
-    logits, labels = logits_of(model, loader, recipe, engine, stop.check, tta)
-    result = Evaluation.of(logits, labels, classifier.classes, split=split, tta=tta)
-    name = split if tta == "none" else f"{split}-{tta}"
-    write_json(folder.path / f"evaluation-{name}.json", result.to_dict())
-    confusion_picture(
-        np.asarray(result.confusion), classifier.classes, folder.path / f"confusion-{name}.png", str(result)
+    classifier.model.to(engine.torch_device)
+    subject = Subject(
+        folder,
+        recipe,
+        splits,
+        classifier,
+        engine,
+        wanted.split,
+        wanted.tta,
+        full=wanted.full,
+        corrupted=wanted.corrupted,
+        stop=stop,
+        tell=tell,
     )
-    return result
+    subject.part()  # an unknown split is told before anything is computed
+    return subject
+
+
+def _measure(subject: Subject, name: str, wanted: Wanted) -> Report:
+    """Measure what is wanted, and write it down."""
+    keys = [*wanted.sections, *(["corrupted"] if wanted.corrupted else [])]
+    facts = {}
+    for key, section in SECTIONS.items():
+        if section.measure and (key == "accuracy" or key in keys):
+            if key != "accuracy":
+                subject.tell(f"measuring: {section.title.lower()}")
+            facts[key] = {subject.view: section.measure(subject)}
+    report = Report(subject.folder, name, evaluation_of(subject), {})
+    return _kept(report, facts)
+
+
+def _kept(report: Report, facts: Sections) -> Report:
+    """The report with `facts` added, which are in the run folder then: evaluation.json, evaluation.html, the card."""
+    folder = report.folder
+    known = read_sections(folder)
+    merged = {key: {**known.get(key, {}), **facts.get(key, {})} for key in SECTIONS if key in known or key in facts}
+    write_sections(folder, merged)
+    recipe = folder.recipe()
+    write_page(folder, recipe, merged)
+    summary = folder.summary()
+    # The numbers were on the disk before: what the card said is known, and a card that says something else is somebody's own.
+    untouched = summary is None or update_card(folder, recipe, summary, known, merged)
+    note = () if untouched else (f"{folder.card.name} was edited: it is left as it is",)
+    notes = tuple(dict.fromkeys((*report.notes, *note)))
+    return replace(report, sections={**report.sections, **facts}, notes=notes)
+
+
+def _fingerprint(folder: RunFolder) -> Any:
+    """The fingerprint of the data that the run was trained on, None if it does not say."""
+    return json.loads(folder.classifier_file.read_text()).get("data") if folder.classifier_file.exists() else None
 
 
 def _require_same_data(folder: RunFolder, splits: Splits) -> None:
     """UsageError if the recipe's data is not what the run was trained on: images of test may have been in train."""
-    trained_on = json.loads(folder.classifier_file.read_text()).get("data")
+    trained_on = _fingerprint(folder)
     if trained_on not in (None, splits.fingerprint):
         raise UsageError(
             f"{folder.path}: data.source gives other images now than the run was trained on "
             f"(fingerprint {trained_on}, now {splits.fingerprint})",
             hint="put the data back; a run trained on data handed in from Python is evaluated with `data=` in Python",
         )
+
+
+def _require_one_data(runs: Sequence[Path]) -> None:
+    """UsageError if two runs were trained on different images; told before any of them is evaluated."""
+    known = {run: _fingerprint(open_run_folder(run)) for run in runs}
+    for run, found in known.items():
+        if None not in (found, known[runs[0]]) and found != known[runs[0]]:
+            raise _other_data(str(runs[0]), str(run), "data.source, data.resolution or data.resize differs")
+
+
+def _require_same_images(first: Splits, subject: Subject, one: str, other: str) -> None:
+    """UsageError if the split of two runs on one data set is not the same images in the same order."""
+    images, own = getattr(first, subject.split), subject.part()
+    same = np.array_equal(images.indices, own.indices) and np.array_equal(images.labels, own.labels)
+    if first.fingerprint != subject.splits.fingerprint or not same:
+        raise _other_data(one, other, f"their {subject.split} splits hold different images")
+
+
+def _other_data(one: str, other: str, why: str) -> UsageError:
+    return UsageError(
+        f"{one} and {other} cannot be compared: {why}",
+        hint="runs are compared on the same images; evaluate these one by one",
+    )

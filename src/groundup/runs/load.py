@@ -95,6 +95,14 @@ def reported_weights_are_whole(folder: RunFolder) -> bool:
     return True
 
 
+def damaged_best(folder: RunFolder, recipe: Recipe) -> int | None:
+    """The step of the best weights if they are damaged and a finished run reports them: they have to be made again from before."""
+    link = folder.path / "checkpoints" / "best"
+    if folder.summary() is None or recipe.evaluate.model != "best" or not link.is_symlink():
+        return None
+    return None if reported_weights_are_whole(folder) else int(link.readlink().name.removeprefix("step-"))
+
+
 def _require_undamaged(checkpoint: Path, run: Path, name: str) -> None:
     weights = checkpoint / name
     try:

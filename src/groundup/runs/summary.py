@@ -60,8 +60,14 @@ def summarize(
         "skipped_updates": state.skipped_updates,
         "bad_images": len(splits.skipped),
         "own": own,
-        "notes": splits.notes,
+        "notes": [*splits.notes, *_without_average(state)],
     }
+
+
+def _without_average(state: TrainingState) -> list[str]:
+    if not state.reports_average or state.averaged:
+        return []
+    return [f"the run ended at step {state.step}, before its average had a sample: the trained weights are reported"]
 
 
 def uses_selection(plan: Plan) -> bool:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from groundup.preflight import CODES, static_findings, stops_a_run, without_igno
 from groundup.recipe import Recipe, load_recipe, validate
 from groundup.runs.card import write_card
 from groundup.runs.folder import RunFolder, create_run_folder, discard_if_unused, open_run_folder, without_home
-from groundup.runs.load import describe_classifier, reported_weights_are_whole
+from groundup.runs.load import damaged_best, describe_classifier, reported_weights_are_whole
 from groundup.runs.pictures import draw_curves, draw_samples
 from groundup.runs.prepare import (
     Plan,
@@ -31,7 +31,7 @@ from groundup.runs.prepare import (
 )
 from groundup.runs.summary import summarize
 from groundup.tracking import MetricsFile, TensorBoardTracker, TerminalTracker, Tracker, Trackers, WandbTracker
-from groundup.training import Engine, NonFiniteLoss, choose_engine, load_checkpoint, read_state
+from groundup.training import Engine, Job, NonFiniteLoss, TrainingState, choose_engine, load_checkpoint, read_state
 from groundup.training import train as run_loop
 
 
@@ -64,11 +64,14 @@ def train(
     model: nn.Module | None = None,
     data: Splits | None = None,
     max_seconds: float | None = None,
+    terminal: Tracker | None = None,
+    stop: StopRequest | None = None,
 ) -> Run:
     """Train a recipe (library name, path, or object) into a new run folder.
 
     `run`: the folder, by default runs/NAME-001 and so on; `model`: your own network, (N, 3, S, S) -> (N, classes), in place of
-    the recipe's; `data`: your own splits in place of the recipe's; `max_seconds`: stop resumably after that time.
+    the recipe's; `data`: your own splits in place of the recipe's; `max_seconds`: stop resumably after that time. `terminal`: told what a
+    person would see, in place of the terminal; `stop`: your own request to stop, in place of `max_seconds`.
     Raises `Interrupted` if stopped (the run can be resumed), `UsageError` for a bad recipe.
     """
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
@@ -77,26 +80,35 @@ def train(
     folder = create_run_folder(chosen, None if run is None else Path(run))
     folder.write_recipe(without_home(chosen))
     try:
-        return _carry_out(folder, Own(model, data), StopRequest(max_seconds), opens=True)
+        return _carry_out(folder, Own(model, data), stop or StopRequest(max_seconds), terminal, opens=True)
     except GroundupError:
         discard_if_unused(folder)
         raise
 
 
 def resume(
-    run: Path | str, *, model: nn.Module | None = None, data: Splits | None = None, max_seconds: float | None = None
+    run: Path | str,
+    *,
+    model: nn.Module | None = None,
+    data: Splits | None = None,
+    max_seconds: float | None = None,
+    terminal: Tracker | None = None,
+    stop: StopRequest | None = None,
 ) -> Run:
     """Go on with a run exactly where its last whole checkpoint was taken. A finished run is returned as it is, unless the
-    weights that it reports are damaged: then the steps since the checkpoint before them are made again."""
+    weights that it reports are damaged: then the steps since the newest whole checkpoint before them are made again, all of them if
+    there is none."""
     folder = open_run_folder(run)
     if (summary := folder.summary()) and reported_weights_are_whole(folder):
         return Run(folder.path, summary)
-    return _carry_out(folder, Own(model, data), StopRequest(max_seconds))
+    return _carry_out(folder, Own(model, data), stop or StopRequest(max_seconds), terminal)
 
 
-def _carry_out(folder: RunFolder, own: Own, stop: StopRequest, *, opens: bool = False) -> Run:
+def _carry_out(
+    folder: RunFolder, own: Own, stop: StopRequest, terminal: Tracker | None, *, opens: bool = False
+) -> Run:
     """opens: a new run, which is checked before its first step. A run that has begun is never refused."""
-    terminal = TerminalTracker()
+    terminal = terminal or TerminalTracker()
     with stop.listening(), folder.locked():
         try:
             return _prepare_and_train(folder, own, stop, terminal, opens)
@@ -113,7 +125,7 @@ def _carry_out(folder: RunFolder, own: Own, stop: StopRequest, *, opens: bool = 
             terminal.close()
 
 
-def _prepare_and_train(folder: RunFolder, own: Own, stop: StopRequest, terminal: TerminalTracker, opens: bool) -> Run:
+def _prepare_and_train(folder: RunFolder, own: Own, stop: StopRequest, terminal: Tracker, opens: bool) -> Run:
     recipe = folder.recipe()
     splits = own.splits or open_data(recipe, stop, told_in_tenths(terminal))
     for note in splits.notes:
@@ -123,7 +135,7 @@ def _prepare_and_train(folder: RunFolder, own: Own, stop: StopRequest, terminal:
     folder.write_recipe(recipe)
     store = folder.store(recipe.checkpoint.keep)
     store.clean()
-    checkpoint = store.newest_whole(terminal.message)
+    checkpoint = store.newest_whole(terminal.message, before=damaged_best(folder, recipe))
     engine = choose_engine(recipe.train, plan.clock.total_steps)
     if checkpoint:
         saved = read_state(checkpoint)
@@ -134,21 +146,20 @@ def _prepare_and_train(folder: RunFolder, own: Own, stop: StopRequest, terminal:
     network = build_network(plan, engine, own.model)
     if opens:
         _open(plan, network, terminal)
+    job, state = build_job(plan, engine, network, stop.check)  # which may have decided against compiling
     try:
-        return _train_with(folder, plan, engine, network, checkpoint, own, stop, terminal)
+        return _train_with(folder, plan, job, state, checkpoint, own, stop, terminal)
     except NonFiniteLoss as error:
-        if not engine.compiled:
+        if not job.engine.compiled:
             raise
         terminal.message(f"compiled: {error.message}; going back to the last checkpoint and on without compiling")
-        eager = Engine(
-            **{**engine.to_dict(), "compiled": False, "why": f"eager: the compiled network diverged ({error.message})"}
-        )
-        del network  # the device has no room for two
-        network = build_network(plan, eager, own.model)
-        return _train_with(folder, plan, eager, network, store.newest_whole(terminal.message), own, stop, terminal)
+        eager = replace(job.engine, compiled=False, why=f"eager: the compiled network diverged ({error.message})")
+        del network, job, state  # the device has no room for two
+        job, state = build_job(plan, eager, build_network(plan, eager, own.model), stop.check)
+        return _train_with(folder, plan, job, state, store.newest_whole(terminal.message), own, stop, terminal)
 
 
-def _open(plan: Plan, network: nn.Module, terminal: TerminalTracker) -> None:
+def _open(plan: Plan, network: nn.Module, terminal: Tracker) -> None:
     """The checks that need no image. UsageError for an error that nobody asked for; the rest that matters is a line each."""
     found, _ = without_ignored(static_findings(subject_with(plan, network)), plan.recipe.check.ignore)
     if errors := [finding for finding in found if stops_a_run(finding)]:
@@ -166,18 +177,17 @@ def _open(plan: Plan, network: nn.Module, terminal: TerminalTracker) -> None:
 def _train_with(
     folder: RunFolder,
     plan: Plan,
-    engine: Engine,
-    model: nn.Module,
+    job: Job,
+    state: TrainingState,
     checkpoint: Path | None,
     own: Own,
     stop: StopRequest,
-    terminal: TerminalTracker,
+    terminal: Tracker,
 ) -> Run:
-    recipe = plan.recipe
+    recipe, engine = plan.recipe, job.engine
     engine.activate()
     folder.write_environment(engine, own.names())
     write_json(folder.classifier_file, describe_classifier(recipe, plan.splits))
-    job, state = build_job(plan, engine, model, stop.check)
     if checkpoint:
         load_checkpoint(checkpoint, state)
     metrics = MetricsFile(folder.metrics_file)
@@ -265,10 +275,11 @@ def _refuse_changes(folder: RunFolder, recipe: Recipe, saved: dict[str, Any]) ->
 
 
 def _what_decides(recipe: Recipe) -> dict[str, Any]:
-    """The recipe without what changes no result: where pixels are kept. A run that ran out of memory goes on with less."""
+    """The recipe without what changes no result: where pixels are kept (a run that ran out of memory goes on with less), what is
+    tracked, checked and said about it."""
     written = recipe.model_dump(mode="json", by_alias=True)
     written["data"].pop("cache")
-    return {key: value for key, value in written.items() if key not in ("check", "cost")}
+    return {key: value for key, value in written.items() if key not in ("about", "claim", "check", "cost", "track")}
 
 
 def _beside_state(recipe: Recipe, splits: Splits) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What a number is called where it is drawn over the steps: the same in TensorBoard and in Weights & Biases.
 
 `train/loss`, `train/top1`, `speed/images_per_second` and `live/lr`, `live/momentum` ... from steps; `validation/...`,
-`test/...`, `train_mean/...` (the mean since the last evaluation) and `evaluation/...` (what has no split) from evaluations.
+`average_validation/...`, `test/...`, `train_mean/...` (the mean since the last evaluation) and `evaluation/...` (what has no split)
+from evaluations. In a run that chooses on the test split, `validation` is called `test_optimistic`.
 """
 
 import contextlib
@@ -10,7 +11,12 @@ from groundup.tracking.base import Record
 
 _TRAIN = ("loss", "top1")
 _POSITION = ("step", "epoch", "seconds")  # told by the step axis and the wall time
-_GROUPS = {"train": "train_mean", "validation": "validation", "test": "test"}
+_GROUPS = {
+    "train": "train_mean",
+    "validation": "validation",
+    "average_validation": "average_validation",
+    "test": "test",
+}
 
 
 class ScalarNames:
@@ -33,9 +39,12 @@ class ScalarNames:
         """The numbers of an evaluation by name."""
         named = {}
         for key, number in _numbers(record).items():
-            group, _, rest = key.partition("_")
-            if rest and group in _GROUPS:
-                named[f"{_GROUPS[group]}/{rest}"] = number
+            group, _, rest = key.rpartition("_")
+            if group in _GROUPS:
+                name = _GROUPS[group]
+                if record.get("validation_is_test"):
+                    name = name.replace("validation", "test_optimistic")
+                named[f"{name}/{rest}"] = number
             elif key not in self._live and key != "images_per_second":
                 named[f"evaluation/{key}"] = number
         return named

@@ -188,6 +188,7 @@ class Average:
 
     def __init__(self, settings: EMASettings | SWASettings, model: nn.Module, clock: Clock) -> None:
         self.updates = 0
+        self._measured_at: int | None = None  # samples taken when the batch-norm statistics were measured
         self.network = copy.deepcopy(model).eval().requires_grad_(False)
         self._settings, self._clock = settings, clock
         self._first, self._every = settings.first_sample(clock), _interval(settings, clock)
@@ -212,6 +213,11 @@ class Average:
     def ready(self) -> bool:
         """Whether there is an average: at least one sample."""
         return self.updates > 0
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the batch-norm statistics have been measured, here, with the weights as they are."""
+        return self._measured_at == self.updates
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
@@ -246,6 +252,7 @@ class Average:
         the statistics are what they were.
         """
         refresh_norms(self.network, batches, autocast, check)
+        self._measured_at = self.updates
 
     def to_dict(self) -> dict[str, Any]:
         """The counters; the weights and statistics are in `network.state_dict()`."""

@@ -47,14 +47,16 @@ class CheckpointStore:
     def save(self, state: TrainingState, engine: Mapping[str, Any]) -> Path:
         """Write the state after `state.step` updates and point `last` to it. On a full disk the older ones stay as they are."""
         target = self.folder / f"step-{state.step:07d}"
-        if not (target.is_dir() and _problem(target) is None):
+        if not _holds(target, state):
             self.folder.mkdir(parents=True, exist_ok=True)
             building = self.folder / f".building-{secrets.token_hex(4)}"
             try:
                 self._write(building, state, engine)
                 if target.exists():
-                    shutil.rmtree(target)
+                    # Moved away first, under a name that `clean` removes: a kill leaves either of the two, or the one before.
+                    os.rename(target, self.folder / f".building-{secrets.token_hex(4)}")
                 os.rename(building, target)
+                self.clean()
                 fsync_folder(self.folder)
             except (OSError, RuntimeError, safetensors.SafetensorError) as error:
                 # On a full disk torch raises RuntimeError and safetensors an error of its own.
@@ -113,7 +115,7 @@ class CheckpointStore:
                 shutil.rmtree(doomed, ignore_errors=True)
 
     def _is_milestone(self, folder: Path) -> bool:
-        return bool(self.keep_every) and int(folder.name.removeprefix("step-")) % (self.keep_every or 1) == 0
+        return bool(self.keep_every) and _step_of(folder) % (self.keep_every or 1) == 0
 
     def all(self) -> list[Path]:
         """Every checkpoint folder, newest first."""
@@ -124,12 +126,12 @@ class CheckpointStore:
         for leftover in (*self.folder.glob(".building-*"), *self.folder.glob(".last.*"), *self.folder.glob(".best.*")):
             shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
-    def newest_whole(self, say: Callable[[str], None]) -> Path | None:
+    def newest_whole(self, say: Callable[[str], None], before: int | None = None) -> Path | None:
         """The newest checkpoint that is not damaged, None if there never was one. `say` is told of every damaged one.
 
-        CheckpointError if there are checkpoints and all are damaged.
+        `before`: only those of earlier steps. CheckpointError if there are such checkpoints and all are damaged.
         """
-        candidates = self.all()
+        candidates = [folder for folder in self.all() if before is None or _step_of(folder) < before]
         for folder in candidates:
             problem = _problem(folder)
             if problem is None:
@@ -141,6 +143,18 @@ class CheckpointStore:
                 hint="restore the folder from a copy, or start the run again with `groundup train` on its recipe.yaml",
             )
         return None
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def _holds(folder: Path, state: TrainingState) -> bool:
+    """Whether a whole checkpoint of this very state is there. One that was written when an evaluation was interrupted is of the same
+    step, but from before that evaluation: it lacks what the evaluation measured (the norm statistics of an average, the best)."""
+    if not folder.is_dir() or _problem(folder) is not None:
+        return False
+    return bool(read_state(folder)["state"]["numbers"]["evaluated_at"] == state.evaluated_at)
 
 
 def _problem(folder: Path) -> str | None:

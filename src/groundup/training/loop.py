@@ -85,9 +85,11 @@ def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trac
             if job.is_due(evaluate_every, state.step) and state.evaluated_at != state.step:
                 settle(job, state, watch)
                 trackers.evaluation(evaluation_record(job, state))
-            due = job.is_due(save_every, state.step) or is_to_be_kept(job, state)
-            if due and saved != (state.step, state.evaluated_at):
+            kept = is_to_be_kept(job, state)
+            if (kept or job.is_due(save_every, state.step)) and saved != (state.step, state.evaluated_at):
                 settle(job, state, watch)
+                if kept:
+                    measure_average(job, state)
                 save(job, state, store)
                 saved = (state.step, state.evaluated_at)
             if state.step == job.clock.total_steps or state.ended:
@@ -124,10 +126,12 @@ def settle(job: Job, state: TrainingState, watch: LossWatch) -> None:
 class Drawn:
     """The global batch of one update, and everything random about it.
 
-    `targets`: int64 (B,) class numbers, or under mixing float (B, C) shares; `weight`: what the batch's loss is divided by.
+    `indices`: int64 (B,) on the device; `places`: the same where the pixels are gathered; `targets`: int64 (B,) class numbers, or
+    under mixing float (B, C) shares; `weight`: what the batch's loss is divided by.
     """
 
     indices: Tensor
+    places: Tensor
     policy: list[augment.Parameters]
     mixed: augment.Mixed | None
     targets: Tensor
@@ -163,12 +167,14 @@ def train_step(job: Job, state: TrainingState) -> Tensor:
 def draw(job: Job, step: int, live: LiveValues) -> Drawn:
     """The images of update number `step`, and what happens to them."""
     indices, batch = batch_of(job, step)
+    # Where pixels wait in main memory, indices that came back from a GPU would have to be waited for.
+    places = indices if job.data.gathers_on_device else job.order.at(step)[1]
     targets = job.data.labels[indices]
     mixed = augment.draw_mix(live.mix, len(indices), live.resolution, job.seed, step, indices.device)
     if mixed is not None:
         targets = augment.mixed_labels(targets, job.classes, mixed)
     weight = label_weight(targets, job.class_weights)
-    return Drawn(indices, augment.draw(live.policy, batch, step), mixed, targets, weight)
+    return Drawn(indices, places, augment.draw(live.policy, batch, step), mixed, targets, weight)
 
 
 def add_gradients(job: Job, state: TrainingState, batch: Drawn, live: LiveValues) -> tuple[Tensor, Tensor]:
@@ -179,7 +185,7 @@ def add_gradients(job: Job, state: TrainingState, batch: Drawn, live: LiveValues
     seed_dropout(job.engine.torch_device, seed_from(job.seed, "dropout", state.step, 0))
     total, correct = torch.zeros((2,), device=batch.indices.device)
     for part in parts(len(batch.indices), job.train.micro_batch):
-        images = augment.apply(live.policy, job.data.take(batch.indices[part])[0], batch.policy, part)
+        images = augment.apply(live.policy, job.data.take(batch.places[part])[0], batch.policy, part)
         images = augment.normalize(images, job.mean, job.std, live.resolution)
         if batch.mixed is not None:
             images = augment.apply_mix(images, batch.mixed, part)
@@ -308,16 +314,20 @@ def validation_numbers(job: Job, state: TrainingState) -> dict[str, float]:
 
     The average gets its batch-norm statistics here, wherever it is evaluated or the run may end.
     """
-    average = state.average if state.averaged else None
-    may_end = state.step == job.clock.total_steps or bool(job.stop.metrics)
-    if average is not None and (job.evaluate is not None or may_end):
-        average.refresh_norms(job.norm_images(), job.engine.autocast, job.check)
+    if job.evaluate is not None or job.stop.metrics or state.step == job.clock.total_steps:
+        measure_average(job, state)
     if job.evaluate is None:
         return {}
     numbers = job.evaluate(state.model)
-    if average is not None:
-        numbers |= {f"average_{key}": value for key, value in job.evaluate(average.network).items()}
+    if state.average is not None and state.average.ready:
+        numbers |= {f"average_{key}": value for key, value in job.evaluate(state.average.network).items()}
     return numbers
+
+
+def measure_average(job: Job, state: TrainingState) -> None:
+    """Give the average the batch-norm statistics of its own weights, if it has not got them yet."""
+    if state.average is not None and state.average.ready and not state.average.fresh:
+        state.average.refresh_norms(job.norm_images(), job.engine.autocast, job.check)
 
 
 def note_best(state: TrainingState, record: dict[str, Any]) -> None:

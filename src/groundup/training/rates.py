@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from groundup.basis.duration import Clock
+from groundup.basis.errors import UsageError
 from groundup.optim import LiveRates, Memory, Schedule
 from groundup.training.average import SWASettings, swa_lr
 from groundup.training.settings import Phase
@@ -16,11 +17,12 @@ from groundup.training.settings import Phase
 
 @dataclass(frozen=True)
 class Part:
-    """A schedule in force from step `first` on; `clock` counts from there."""
+    """A schedule in force from step `first` on; `clock` counts from there; `key`: where it stands in the recipe."""
 
     first: int
     schedule: Schedule
     clock: Clock
+    key: str = "schedule"
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,23 @@ class Rates:
     def of(cls, schedule: Schedule, phases: Sequence[Phase], clock: Clock, swa: SWASettings | None = None) -> "Rates":
         """Of a recipe whose phases begin inside the run (`LiveSchedule.of` checks that)."""
         parts = [Part(0, schedule, clock)]
-        for phase in phases:
+        for place, phase in enumerate(phases):
             if phase.set.schedule is not None:
                 first = clock.steps(phase.start)
-                parts.append(Part(first, phase.set.schedule, Clock(clock.steps_per_epoch, clock.total_steps - first)))
+                rest = Clock(clock.steps_per_epoch, clock.total_steps - first)
+                parts.append(Part(first, phase.set.schedule, rest, f"phases.{place}.set.schedule"))
         return cls(tuple(sorted(parts, key=lambda part: part.first)), clock, swa)
 
     def check(self) -> None:
-        """UsageError if a schedule does not fit into its part of the run."""
+        """UsageError if a schedule does not fit into its part of the run, or SWA's anneal does not know where to begin."""
         for part in self.parts:
-            part.schedule.check(part.clock)
+            part.schedule.check(part.clock, part.key)
+        if self.swa is not None and self.clock.steps(self.swa.anneal) and self.watched:
+            raise UsageError(
+                f"average.anneal={self.swa.anneal}: it begins at the schedule's rate, which follows {self.metrics_needed[0]} "
+                "and may change while it lasts; allowed with such a schedule: 0step",
+                hint="remove average.anneal, or take a schedule that depends on the step alone",
+            )
 
     def memory(self) -> Memory:
         """What stateful schedules remember before the first step; {} if all are pure."""
@@ -70,9 +79,14 @@ class Rates:
         }
 
     @property
+    def watched(self) -> list[tuple[str, str]]:
+        """What the schedules watch: (key in the recipe, name of the number)."""
+        return [(f"{part.key}.metric", name) for part in self.parts for name in part.schedule.metrics_needed]
+
+    @property
     def metrics_needed(self) -> tuple[str, ...]:
         """Names of the numbers that the schedules watch."""
-        return tuple(dict.fromkeys(name for part in self.parts for name in part.schedule.metrics_needed))
+        return tuple(dict.fromkeys(name for _, name in self.watched))
 
     def _scheduled(self, step: int, memory: Memory | None) -> LiveRates:
         place = self._in_force(step)

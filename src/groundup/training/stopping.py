@@ -22,7 +22,7 @@ def observe(
     UsageError if the record lacks a metric that is watched. A metric that is not a number is never better.
     """
     reason = None if settings.target is None else _reached(settings.target, record)
-    if settings.early is None:
+    if settings.early is None or not _is_measured(settings.early.metric, record):
         return watched, reason
     value = _value(settings.early.metric, record, "stop.early")
     if not watched or _gain(settings.early, value, watched["best"]) > settings.early.min_gain:
@@ -30,7 +30,14 @@ def observe(
     return watched, reason or _out_of_patience(settings.early, watched, step, clock)
 
 
+def _is_measured(metric: str, record: Mapping[str, Any]) -> bool:
+    """False as long as a metric of an average has to wait for the average's first sample."""
+    return metric in record or not (metric.startswith("average_") and metric.removeprefix("average_") in record)
+
+
 def _reached(target: Target, record: Mapping[str, Any]) -> str | None:
+    if not _is_measured(target.metric, record):
+        return None
     value = _value(target.metric, record, "stop.target")
     if not (value <= target.value if target.metric.endswith("loss") else value >= target.value):
         return None

@@ -5,7 +5,16 @@ that they name; `show(facts)` turns facts into what the terminal and the page pr
 again without the run.
 """
 
-from groundup.runs.reports import accuracy, calibration, comparison, corruptions, duplicates, generalisation, mistakes, norms
+from groundup.runs.reports import (
+    accuracy,
+    calibration,
+    comparison,
+    corruptions,
+    duplicates,
+    generalisation,
+    mistakes,
+    norms,
+)
 from groundup.runs.reports.base import Facts, Section, Shown, Subject, Table
 
 # In the order of the page.

@@ -62,13 +62,20 @@ def _view(facts: Facts) -> str:
 
 
 def _classes(title: str, rows: list[dict[str, Any]], folded: str = "") -> Table:
-    cells = [[str(row["class"]), percent(row["recall"], 1), percent(row["precision"], 1), f"{row['images']:,}"] for row in rows]
+    cells = [
+        [str(row["class"]), percent(row["recall"], 1), percent(row["precision"], 1), f"{row['images']:,}"]
+        for row in rows
+    ]
     return Table([title, "recall", "precision", "images"], cells, folded)
 
 
 def _superclasses(rows: list[dict[str, Any]]) -> Table:
     cells = [
-        [str(row["superclass"]), *(percent(row[key], 1) for key in ("right", "within", "outside")), f"{row['images']:,}"]
+        [
+            str(row["superclass"]),
+            *(percent(row[key], 1) for key in ("right", "within", "outside")),
+            f"{row['images']:,}",
+        ]
         for row in rows
     ]
     head = ["superclass", "right", "wrong within it", "outside it", "images"]

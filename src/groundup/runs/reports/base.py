@@ -41,12 +41,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a section prints. `wide`: pictures whose details would be lost on a narrow screen, shown at their own size."""
+    """What a section prints. `wide`: pictures whose details would be lost on a narrow screen, shown at their own size; `caption`:
+    what is to be seen on them, for the page alone."""
 
     lines: list[str]
     tables: list[Table] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
     wide: list[str] = field(default_factory=list)
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ class Subject:
         """Logits and labels of `images`, by the run's network or by `model`."""
         return self.collect(evaluation_batches(self.loader(images), self.recipe), model)
 
-    def collect(self, batches: Iterable[tuple[Tensor, Tensor]], model: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    def collect(
+        self, batches: Iterable[tuple[Tensor, Tensor]], model: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits and labels of batches of normalised images and labels."""
         return collect_logits(
             model or self.model, batches, forward=TTA[self.tta], autocast=self.engine.autocast, check=self.stop.check

@@ -1,12 +1,11 @@
 """Whether the run is as sure as it is right, as trained and with a temperature that is fitted on its validation split alone."""
 
-from dataclasses import replace
 from typing import Any
 
 from groundup.basis.errors import GroundupError
 from groundup.basis.evaluation_pictures import reliability_picture
 from groundup.basis.seeding import generator
-from groundup.evaluation import Calibration, calibration, calibration_intervals, fit_temperature, with_temperature
+from groundup.evaluation import calibration, calibration_intervals, fit_temperature, with_temperature
 from groundup.runs.reports.base import Facts, Section, Shown, Subject, Table, percent
 
 _NUMBERS = {
@@ -33,8 +32,6 @@ def measure(subject: Subject) -> Facts:
     if temperature is not None:
         cooled = with_temperature(logits, temperature)
         after = calibration(cooled, labels)
-        # Dividing by one number cannot change which class is first; rounding at a tie may not either.
-        after = replace(after, accuracy=before.accuracy)
         curves[f"temperature {temperature:.3g}"] = after
         found |= {
             "temperature": temperature,
@@ -64,7 +61,9 @@ def _intervals(logits: Any, labels: Any) -> dict[str, list[float]]:
         return {}
     # The same draws for both: the two columns differ by the temperature alone.
     drawn = calibration_intervals(logits, labels, generator=generator("calibration intervals"))
-    finite = {name: interval for name, interval in drawn.items() if all(abs(bound) < float("inf") for bound in interval)}
+    finite = {
+        name: interval for name, interval in drawn.items() if all(abs(bound) < float("inf") for bound in interval)
+    }
     return {name: list(interval) for name, interval in finite.items()}
 
 
@@ -74,7 +73,9 @@ def show(facts: Facts) -> Shown:
     if facts["temperature"] is not None:
         name = f"temperature {facts['temperature']:.3g}"
         columns[name] = (facts["with_temperature"], facts["intervals_with_temperature"])
-        lines.append(f"{name}, fitted on the {facts['fitted_on']:,} validation images; the predicted classes stay the same")
+        lines.append(
+            f"{name}, fitted on the {facts['fitted_on']:,} validation images; the predicted classes stay the same"
+        )
     else:
         lines.append(facts["no_temperature"])
     head = ["", *(cell for name in columns for cell in (name, "95% interval"))]
@@ -100,5 +101,3 @@ def _cells(key: str, values: dict[str, Any], interval: list[float] | None) -> li
 
 
 SECTION = Section("Calibration", measure, show)
-
-__all__ = ["SECTION", "Calibration", "measure", "show"]

@@ -41,7 +41,9 @@ def measure(subject: Subject) -> Facts:
     picture = subject.picture("corruptions")
     mean = float(shares.mean())
     top1 = float(clean.double().mean())
-    corruption_picture(rows, top1, APPROXIMATE, picture, f"{subject.recipe.name}: {percent(mean, 1)} on the mean corruption")
+    corruption_picture(
+        rows, top1, APPROXIMATE, picture, f"{subject.recipe.name}: {percent(mean, 1)} on the mean corruption"
+    )
     return {
         "images": len(images),
         "of": len(whole),
@@ -115,7 +117,7 @@ def _given(subject: Subject, source: str) -> tuple[ImageSet, str]:
             hint="the class names must be the same, in the same order",
         )
     name = next(split for split in ("test", "validation", "train") if split in cached.splits)
-    found = cached.splits[name]  # type: ignore[index]
+    found = cached.splits[name]
     return ImageSet(found.images, found.labels, torch.arange(len(found.labels)).numpy()), name
 
 

@@ -22,7 +22,9 @@ _AT_ONCE = 20_000  # training images whose features are in memory
 def measure(subject: Subject) -> Facts:
     """The near-duplicates of the split in train, closest first; draws the closest pairs."""
     if subject.split == "train":
-        raise UsageError("--duplicates: looks for images of another split in train; allowed: --split test or validation")
+        raise UsageError(
+            "--duplicates: looks for images of another split in train; allowed: --split test or validation"
+        )
     partners = _partners(subject)
     if partners is None:
         return {"found": None, "pictures": []}
@@ -131,9 +133,11 @@ def show(facts: Facts) -> Shown:
         [name, percent(part["top1"]), between(part["interval"]) if part["images"] else "", f"{part['images']:,}"]
         for name, part in facts["accuracies"].items()
     ]
-    if facts["pictures"]:
-        lines.append("left the image of the split, right its neighbour in train; two names where the labels differ")
-    return Shown(lines, [Table(["", "top-1", "95% interval", "images"], rows)], wide=facts["pictures"])
+    caption = (
+        "Left the image of the split, right its neighbour in train, closest first; two names where the labels differ."
+    )
+    table = Table(["", "top-1", "95% interval", "images"], rows)
+    return Shown(lines, [table], wide=facts["pictures"], caption=caption if facts["pictures"] else "")
 
 
 SECTION = Section("Near-duplicates in train", measure, show)

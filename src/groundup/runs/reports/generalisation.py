@@ -58,7 +58,9 @@ def show(facts: Facts) -> Shown:
     ]
     lines = [*facts["in_words"], *([facts["selection"]] if facts["selection"] else [])]
     if facts["images"]["train"] < facts["train_images"]:
-        lines.append(f"train: {facts['images']['train']:,} of {facts['train_images']:,} images, chosen by the run's seed")
+        lines.append(
+            f"train: {facts['images']['train']:,} of {facts['train_images']:,} images, chosen by the run's seed"
+        )
     return Shown(lines, [Table(["split", "top-1", "95% interval", "images"], rows)])
 
 

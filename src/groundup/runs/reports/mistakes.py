@@ -19,16 +19,19 @@ def measure(subject: Subject) -> Facts:
     wrong = torch.nonzero(said != labels)[:, 0]
     worst = wrong[sure[wrong].argsort(descending=True, stable=True)][:_SHOWN]
     rows = [
-        {"image": place, "said": subject.classes[said[place]], "is": subject.classes[labels[place]], "confidence": float(sure[place])}
+        {
+            "image": place,
+            "said": subject.classes[said[place]],
+            "is": subject.classes[labels[place]],
+            "confidence": float(sure[place]),
+        }
         for place in worst.tolist()
     ]
     pictures, looked = _draw(subject, worst, said[worst], rows) if rows else ([], False)
     return {"images": len(labels), "wrong": len(wrong), "shown": rows, "grad_cam": looked, "pictures": pictures}
 
 
-def _draw(
-    subject: Subject, worst: torch.Tensor, said: torch.Tensor, rows: list[Facts]
-) -> tuple[list[str], bool]:
+def _draw(subject: Subject, worst: torch.Tensor, said: torch.Tensor, rows: list[Facts]) -> tuple[list[str], bool]:
     """The names of the pictures, and whether the network could be looked into."""
     images = pixels(subject.part(), worst.numpy())
     shown = images.permute(0, 2, 3, 1).numpy()
@@ -46,14 +49,15 @@ def show(facts: Facts) -> Shown:
     count = len(facts["shown"])
     if not count:
         return Shown([f"none: all of the {facts['images']:,} images are right"])
-    lines = [f"{facts['wrong']:,} of {facts['images']:,} images are wrong; the {count} that the run is surest of:"]
-    if facts["grad_cam"]:
-        lines.append("left the image, right where the evidence for the predicted class lies (Grad-CAM: bright is strong)")
-    else:
-        lines.append("the network makes no feature map of 2 x 2 or more: there is no Grad-CAM")
+    lines = [
+        f"{facts['wrong']:,} of {facts['images']:,} images are wrong; the page shows the {count} that the run is surest of"
+    ]
+    caption = "Left the image, right where the evidence for the predicted class lies (Grad-CAM: bright is strong)."
+    if not facts["grad_cam"]:
+        caption = "The network makes no feature map of 2 x 2 or more: there is no Grad-CAM."
     rows = [[str(row["image"]), row["said"], row["is"], percent(row["confidence"], 1)] for row in facts["shown"]]
     table = Table(["image", "taken for", "is", "confidence"], rows, folded=f"The {count} mistakes by name")
-    return Shown(lines, [table], wide=facts["pictures"])
+    return Shown(lines, [table], wide=facts["pictures"], caption=caption)
 
 
 SECTION = Section("Most confident mistakes", measure, show)

@@ -1,0 +1,176 @@
+"""Tables of results: groups of runs that differ in their seed alone, those beside each other that were measured on the same images.
+
+Board    groups that may be compared. Runs on different test images, and values measured on different splits, are on different
+         boards; every sweep has its own. A board ranks on one metric of one split: a sweep's own metric; of other runs the
+         accuracy on validation where every run of the board has one, else the one on test, and then says what that means.
+Beside   the accuracy on test stands in a column of its own and ranks nothing on a board of validation.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from groundup.compare.collect import Collection, Run, Sweep
+from groundup.compare.effects import as_text, varied
+from groundup.compare.statistics import Spread, spread
+
+SELECTED_ON_TEST = (
+    "Ranked on the test split, because there is no validation split that all runs share: whoever picks the first row because it "
+    "is first has used the test split to choose, and its accuracy is too high by that."
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one recipe, one for each seed that finished. `settings`: where it differs from others on its board."""
+
+    label: str
+    settings: Mapping[str, Any]
+    runs: Sequence[Run]
+    results: Mapping[int, float]
+
+    @property
+    def spread(self) -> Spread:
+        return spread(list(self.results.values()))
+
+    @property
+    def optimistic(self) -> bool:
+        """Whether a result in it was chosen with the test split in sight."""
+        return any(run.optimistic or run.looks_at_test for run in self.runs)
+
+    def mean_of(self, values: Sequence[float | None]) -> float | None:
+        """The mean where every run has a value."""
+        known = [value for value in values if value is not None]
+        return fmean(known) if known and len(known) == len(self.runs) else None
+
+
+@dataclass(frozen=True)
+class Board:
+    """Groups on one metric of one split, best first, and the runs that have no result. `kind`: sweep or runs."""
+
+    title: str
+    kind: str
+    metric: str
+    split: str
+    mode: str
+    groups: Sequence[Group]
+    without: Sequence[Run]
+    notes: Sequence[str] = ()
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the metric is a fraction that is shown in percent."""
+        return self.metric.endswith(("top1", "top5", "accuracy"))
+
+
+def boards(collection: Collection) -> list[Board]:
+    """All boards of what was collected: the sweeps, then the other runs."""
+    found = [board for sweep in collection.sweeps for board in _of_sweep(sweep)]
+    by_images: dict[tuple[Any, ...], list[Run]] = {}
+    for run in collection.runs:
+        if run.finished:
+            by_images.setdefault(run.test_images, []).append(run)
+    loose = list(by_images.values())
+    for number, runs in enumerate(loose, start=1):
+        title = "Runs" if len(loose) == 1 else f"Runs on test data {number} of {len(loose)}: {_data(runs[0])}"
+        found.append(_of_runs(title, runs, several=len(loose) > 1))
+    return found
+
+
+def split_of(metric: str, run: Run) -> str:
+    """The split that a metric of a run is measured on. What an optimistic recipe calls validation is the test split."""
+    plain = metric.removeprefix("average_")
+    if plain.startswith("train"):
+        return "train"
+    return "validation" if plain.startswith("validation") and not run.looks_at_test else "test"
+
+
+def _of_sweep(sweep: Sweep) -> list[Board]:
+    parts: dict[tuple[Any, ...], list[Run]] = {}
+    without = []
+    for run in sweep.runs:
+        if run.finished and run.value is not None:
+            split = split_of(sweep.metric, run)
+            images = run.validation_images if split == "validation" else run.test_images
+            parts.setdefault((split, *images), []).append(run)
+        else:
+            without.append(run)
+    if not parts:
+        return [Board(f"Sweep {sweep.name}", "sweep", sweep.metric, "validation", sweep.mode, [], without)]
+    found = []
+    for number, ((split, *_), runs) in enumerate(parts.items(), start=1):
+        title = f"Sweep {sweep.name}" + (f", data {number} of {len(parts)}" if len(parts) > 1 else "")
+        notes = [_apart(len(parts))] if len(parts) > 1 else []
+        groups = _groups(runs, {id(run): run.value for run in runs}, of_sweep=True)
+        ranked = _ranked(groups, sweep.mode)
+        found.append(
+            Board(title, "sweep", sweep.metric, split, sweep.mode, ranked, without if number == 1 else [], notes)
+        )
+    return found
+
+
+def _of_runs(title: str, runs: Sequence[Run], several: bool) -> Board:
+    notes = [_apart(0)] if several else []
+    same = len({run.validation_images for run in runs}) == 1
+    if same and all(run.validation_top1 is not None for run in runs):
+        groups = _groups(runs, {id(run): run.validation_top1 for run in runs})
+        return Board(title, "runs", "validation_top1", "validation", "max", _ranked(groups, "max"), [], notes)
+    groups = _groups(runs, {id(run): (run.summary or {}).get("top1") for run in runs})
+    if len(groups) > 1:
+        notes.append(SELECTED_ON_TEST)
+    return Board(title, "runs", "top1", "test", "max", _ranked(groups, "max"), [], notes)
+
+
+def _groups(runs: Sequence[Run], values: Mapping[int, float | None], of_sweep: bool = False) -> list[Group]:
+    """Runs put together where all but the seed is equal. Two runs of one seed: the later one counts, both are listed."""
+    together: dict[str, list[Run]] = {}
+    for run in runs:
+        own = ((run.summary or {}).get("own")) or {}
+        together.setdefault(json.dumps([run.settings, own], sort_keys=True, default=str), []).append(run)
+    members = list(together.values())
+    settings = [group[0].overrides if of_sweep else group[0].settings for group in members]
+    keys = varied(settings)
+    found = []
+    for group, given in zip(members, settings, strict=True):
+        differs = {key: given.get(key) for key in keys}
+        named = ", ".join(f"{key}={as_text(value)}" for key, value in differs.items())
+        label = named if of_sweep and named else _name(group, members)
+        results = {int(run.seed or 0): value for run in group if (value := values[id(run)]) is not None}
+        found.append(Group(label, differs, group, results))
+    return [group for group in _distinct(found) if group.results]
+
+
+def _name(group: Sequence[Run], all_groups: Sequence[Sequence[Run]]) -> str:
+    """The recipe's name where it names one group only, else the folder of the first run too."""
+    name = str(group[0].recipe.get("name", group[0].name))
+    alike = sum(str(other[0].recipe.get("name", other[0].name)) == name for other in all_groups)
+    return name if alike == 1 else f"{name} ({group[0].name})"
+
+
+def _distinct(groups: Sequence[Group]) -> list[Group]:
+    """The same groups with a number behind labels that came twice."""
+    seen: dict[str, int] = {}
+    found = []
+    for group in groups:
+        seen[group.label] = seen.get(group.label, 0) + 1
+        label = group.label if seen[group.label] == 1 else f"{group.label} #{seen[group.label]}"
+        found.append(Group(label, group.settings, group.runs, group.results))
+    return found
+
+
+def _ranked(groups: Sequence[Group], mode: str) -> list[Group]:
+    return sorted(groups, key=lambda group: group.spread.mean, reverse=mode == "max")
+
+
+def _data(run: Run) -> str:
+    own = ((run.summary or {}).get("own") or {}).get("data")
+    images = (run.summary or {}).get("images", 0)
+    return f"{own or (run.recipe.get('data') or {}).get('source', 'unknown')}, {images:,} images"
+
+
+def _apart(parts: int) -> str:
+    return "Runs on different data are in tables of their own: their numbers are not comparable." + (
+        f" This sweep has {parts}." if parts else ""
+    )

@@ -1,0 +1,94 @@
+"""Hand-made runs as a diary: in the order in which they began, what was changed against the run before, the result, the verdict.
+
+Result   the accuracy on test with its interval over test images, as the run's summary has it.
+Verdict  the difference to the finished run before, if both were tested on the same images, with the interval of R. G. Newcombe for shares
+         that were counted apart (`evaluation.intervals.newcombe`). The run folders do not hold who was right on which image; a
+         paired interval (`groundup evaluate A B`) is narrower, so a difference shown here is one there.
+Hurts    one seed each: the verdict is on these two trained networks. Another seed may turn it round; a table of groups of seeds
+         says what a change of the recipe does.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from groundup.compare.collect import Run
+from groundup.compare.effects import as_text
+from groundup.evaluation import newcombe
+
+_ABSENT = "(absent)"
+
+
+def history(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row per run, in time order: {run, began, changes, top1, interval, split, verdict, difference, optimistic ...}."""
+    rows = []
+    before: Run | None = None
+    finished: Run | None = None
+    for run in runs:
+        facts = verdict(run, finished)
+        summary = run.summary or {}
+        rows.append(
+            {
+                "run": run.name,
+                "folder": str(run.folder),
+                "began": run.began,
+                "seed": run.seed,
+                "changes": changes(before, run) if before else None,
+                "top1": summary.get("top1"),
+                "interval": summary.get("top1_interval"),
+                "images": summary.get("images"),
+                "split": summary.get("reported_on"),
+                "optimistic": run.optimistic,
+                "state": run.state,
+                "against": finished.name if finished and run.finished else None,
+                **facts,
+            }
+        )
+        before = run
+        finished = run if run.finished else finished
+    return rows
+
+
+def changes(before: Run, run: Run) -> list[dict[str, Any]]:
+    """The keys of the recipe that differ: {key, before, now}, as text."""
+    old, new = ({**other.settings, "seed": other.seed, **_own(other)} for other in (before, run))
+    keys = [key for key in {**old, **new} if _shown(old, key) != _shown(new, key)]
+    return [{"key": key, "before": _shown(old, key), "now": _shown(new, key)} for key in keys]
+
+
+def _own(run: Run) -> dict[str, Any]:
+    """What was handed in from Python in place of the recipe's."""
+    return {f"own {what}": value for what, value in ((run.summary or {}).get("own") or {}).items()}
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    return as_text(settings[key]) if key in settings else _ABSENT
+
+
+def verdict(run: Run, before: Run | None) -> dict[str, Any]:
+    """{verdict, difference, difference_interval, shown} of a run against the finished one before it."""
+    none = {"difference": None, "difference_interval": None, "shown": None}
+    if not run.finished:
+        return {"verdict": f"no result: {run.state}" + (f", {run.reason}" if run.reason else ""), **none}
+    if before is None:
+        return {"verdict": "the first result", **none}
+    if run.test_images != before.test_images:
+        return {"verdict": f"not compared with {before.name}: other test data", **none}
+    assert run.summary is not None and before.summary is not None
+    counts = [(round(summary["top1"] * summary["images"]), summary["images"]) for summary in (run.summary, before.summary)]
+    low, high = newcombe(*counts)
+    difference = run.summary["top1"] - before.summary["top1"]
+    shown = not low <= 0 <= high
+    return {
+        "verdict": _in_words(difference, (low, high), shown, before.name, run.optimistic or before.optimistic),
+        "difference": difference,
+        "difference_interval": [low, high],
+        "shown": shown,
+    }
+
+
+def _in_words(difference: float, interval: tuple[float, float], shown: bool, before: str, optimistic: bool) -> str:
+    points = f"{100 * difference:+.1f} points (95% interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
+    said = f"no difference to {before} shown: {points}"
+    if shown:
+        said = f"{'better' if difference > 0 else 'worse'} than {before}: {points}"
+    return f"{said}; optimistic, so this is no fair comparison" if optimistic else said

@@ -1,0 +1,160 @@
+"""What groups of runs that differ in their seed alone say: spread over seeds, which differences are real, the Pareto front.
+
+Spread   mean, standard deviation and Student's t interval over seeds (`evaluation.intervals`); one seed has neither of the last two.
+Pairs    every two groups, on the seeds that they share. Where three groups or more share all their seeds, what is left of
+         each result after its group's mean and its seed's mean estimates one variance for all pairs (randomized
+         blocks: R. A. Fisher, The design of experiments, 1935, ch. IV), (G - 1)(S - 1) degrees of freedom instead of S - 1. It
+         supposes equal spread: a test of M. B. Brown and A. B. Forsythe (JASA 69, 1974) that speaks against it, or other
+         seeds, leaves each pair to itself: Student's paired t, or B. L. Welch's t where fewer than two seeds are shared.
+Many     p values are corrected for the number of comparisons (S. Holm, Scandinavian Journal of Statistics 6, 1979): at 5% the
+         chance of a single false "is better" in the whole table is at most 5%. The intervals are those of single comparisons.
+Speaks   of the choice of seeds on these very images. With the same images for all, what new images would do is not in it.
+"""
+
+import itertools
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev, variance
+
+from groundup.evaluation import mean_interval
+
+_EQUAL_SPREAD = 0.1  # p of Brown and Forsythe below which the spread of the groups counts as unequal
+
+
+@dataclass(frozen=True)
+class Spread:
+    """`sd` and `interval` are None for one seed."""
+
+    count: int
+    mean: float
+    sd: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A - B of two groups over the choice of seeds. `p` is None where the seeds show no spread, `adjusted` is p after Holm."""
+
+    names: tuple[str, str]
+    difference: float
+    interval: tuple[float, float] | None
+    p: float | None
+    adjusted: float | None
+    seeds: tuple[int, int]
+    method: str
+    confidence: float = 0.95
+
+    @property
+    def shown(self) -> bool:
+        """Whether the difference is real as far as seeds go, with all other comparisons taken into account."""
+        return self.adjusted is not None and self.adjusted < 1 - self.confidence
+
+
+def spread(values: Sequence[float], confidence: float = 0.95) -> Spread:
+    """Of the results of a group, one per seed."""
+    if len(values) < 2:
+        return Spread(len(values), fmean(values), None, None)
+    mean, low, high = mean_interval(values, confidence)
+    return Spread(len(values), mean, stdev(values), (low, high))
+
+
+def differences(groups: Mapping[str, Mapping[int, float]], confidence: float = 0.95) -> list[Difference]:
+    """Every two of the groups {name: {seed: result}} that have at least two seeds, corrected for their number."""
+    able = {name: results for name, results in groups.items() if len(results) >= 2}
+    pooled = _pooled(able)
+    found = [
+        _difference((one, other), able[one], able[other], pooled, confidence)
+        for one, other in itertools.combinations(able, 2)
+    ]
+    adjusted = iter(holm([pair.p for pair in found if pair.p is not None]))
+    return [pair if pair.p is None else replace(pair, adjusted=next(adjusted)) for pair in found]
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values corrected for their number, in the order given."""
+    adjusted = [0.0] * len(p)
+    highest = 0.0
+    for rank, place in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def pareto_front(costs: Sequence[float], values: Sequence[float], mode: str = "max") -> list[int]:
+    """The places that nobody beats: none is as cheap and better, or as good and cheaper. In the order of cost."""
+    sign = -1 if mode == "max" else 1
+    order = sorted(range(len(costs)), key=lambda place: (costs[place], sign * values[place]))
+    front: list[int] = []
+    for place in order:
+        better = not front or sign * values[place] < sign * values[front[-1]]
+        equal = front and (costs[place], values[place]) == (costs[front[-1]], values[front[-1]])
+        if better or equal:
+            front.append(place)
+    return front
+
+
+def student(difference: float, error: float, freedom: float, confidence: float) -> tuple[tuple[float, float], float]:
+    """The t interval and the two-sided p of a difference with its standard error."""
+    from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
+
+    reach = float(stdtrit(freedom, (1 + confidence) / 2)) * error
+    p = min(1.0, 2 * float(stdtr(freedom, -abs(difference) / error)))
+    return (difference - reach, difference + reach), p
+
+
+def _pooled(groups: Mapping[str, Mapping[int, float]]) -> tuple[float, int] | None:
+    """The variance of a single result and its degrees of freedom, from all groups; None where they cannot be pooled."""
+    seeds = [set(results) for results in groups.values()]
+    if len(groups) < 3 or any(own != seeds[0] for own in seeds):
+        return None
+    order = sorted(seeds[0])
+    table = [[results[seed] for seed in order] for results in groups.values()]
+    of_seed = [fmean(column) for column in zip(*table, strict=True)]
+    grand = fmean(of_seed)
+    rest = [[value - fmean(row) - seed + grand for value, seed in zip(row, of_seed, strict=True)] for row in table]
+    squares = sum(value * value for row in rest for value in row)
+    if not squares or not _equal_spread(rest):
+        return None
+    freedom = (len(table) - 1) * (len(order) - 1)
+    return squares / freedom, freedom
+
+
+def _equal_spread(rest: list[list[float]]) -> bool:
+    """Whether what is left of the results is as wide in every group, as far as can be told."""
+    from scipy.stats import levene
+
+    if len(rest[0]) < 3:
+        return True  # two seeds leave the same distance on both sides: nothing to be told from
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # groups without any spread divide by zero
+        return not float(levene(*rest, center="median").pvalue) < _EQUAL_SPREAD
+
+
+def _difference(
+    names: tuple[str, str],
+    one: Mapping[int, float],
+    other: Mapping[int, float],
+    pooled: tuple[float, int] | None,
+    confidence: float,
+) -> Difference:
+    shared = sorted(one.keys() & other.keys())
+    counts = (len(one), len(other))
+    if len(shared) >= 2:
+        steps = [one[seed] - other[seed] for seed in shared]
+        difference, counts = fmean(steps), (len(shared), len(shared))
+        method = "same seeds, spread of all groups" if pooled else "same seeds"
+        single, freedom = (2 * pooled[0], float(pooled[1])) if pooled else (variance(steps), float(len(steps) - 1))
+        error = math.sqrt(single / len(shared))
+    else:
+        method = "other seeds"
+        difference = fmean(one.values()) - fmean(other.values())
+        parts = [(variance(group.values()) / len(group), len(group) - 1) for group in (one, other)]
+        total = sum(part for part, _ in parts)
+        error = math.sqrt(total)
+        freedom = total**2 / sum(part**2 / own for part, own in parts) if total else 0.0
+    if error <= 1e-12:
+        return Difference(names, difference, None, None, None, counts, "no spread between seeds", confidence)
+    interval, p = student(difference, error, freedom, confidence)
+    return Difference(names, difference, interval, p, None, counts, method, confidence)

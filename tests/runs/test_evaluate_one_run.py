@@ -1,0 +1,272 @@
+"""One finished run in depth: every number against a direct computation, the page and the pictures that come with it."""
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import groundup
+from groundup import augment
+from groundup.basis.errors import UsageError
+from groundup.basis.interruption import Interrupted, StopRequest
+from groundup.data import Splits, load_splits
+from groundup.evaluation import NEAR_DUPLICATE, calibration, fit_temperature, with_temperature
+from groundup.evaluation.corruptions import CORRUPTIONS, corrupt
+from groundup.recipe import load_recipe
+from groundup.runs.evaluate import EXTRA, Wanted, evaluate, evaluate_runs, json_of, text_of
+from groundup.runs.evaluation_page import page
+from groundup.runs.folder import RunFolder
+from groundup.runs.load import Classifier
+from groundup.runs.train import Run
+
+
+@pytest.fixture(scope="module")
+def measured(finished: Run) -> Path:
+    """The folder of a run about which everything is known."""
+    evaluate(finished.folder, sections=EXTRA)
+    return finished.folder
+
+
+@pytest.fixture(scope="module")
+def sections(measured: Path) -> dict[str, dict[str, dict[str, object]]]:
+    return json.loads((measured / "evaluation.json").read_text())["sections"]
+
+
+@pytest.fixture(scope="module")
+def classifier(finished: Run) -> Classifier:
+    return groundup.load(finished.folder)
+
+
+@pytest.fixture(scope="module")
+def splits(finished: Run) -> Splits:
+    return load_splits(load_recipe(str(finished.folder / "recipe.yaml")).data)
+
+
+def logits(classifier: Classifier, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return classifier.model(augment.normalize(images, classifier.mean, classifier.std)).float()
+
+
+def whole(splits: Splits, split: str) -> tuple[Tensor, Tensor]:
+    images, labels = getattr(splits, split).to_device("cpu")
+    return images.permute(0, 3, 1, 2).contiguous(), labels
+
+
+def test_the_report_on_the_test_split_is_the_summary_again(measured: Path, finished: Run, sections: dict) -> None:
+    found = sections["accuracy"]["test"]
+    assert found["top1"] == finished.summary["top1"]
+    assert found["top1_interval"] == finished.summary["top1_interval"]
+    assert found["nll"] == finished.summary["nll"]
+    assert np.asarray(found["confusion"]).sum() == finished.summary["images"]
+
+
+def test_calibration_is_that_of_the_logits_and_the_temperature_that_of_validation(
+    sections: dict, classifier: Classifier, splits: Splits
+) -> None:
+    found = sections["calibration"]["test"]
+    images, labels = whole(splits, "test")
+    scores = logits(classifier, images)
+    direct = calibration(scores, labels)
+    assert found["as_trained"]["brier"] == pytest.approx(direct.brier, abs=1e-6)
+    assert found["as_trained"]["ece_equal_mass"] == pytest.approx(direct.ece_equal_mass, abs=1e-6)
+    validation, of_validation = whole(splits, "validation")
+    temperature = fit_temperature(logits(classifier, validation), of_validation)
+    assert found["temperature"] == pytest.approx(temperature, rel=1e-4)
+    after = calibration(with_temperature(scores, temperature), labels)
+    assert found["with_temperature"]["nll"] == pytest.approx(after.nll, abs=1e-5)
+    assert found["with_temperature"]["accuracy"] == found["as_trained"]["accuracy"]
+
+
+def test_corruptions_are_measured_on_the_damaged_images(sections: dict, classifier: Classifier, splits: Splits) -> None:
+    found = sections["corruptions"]["test"]
+    images, labels = whole(splits, "test")
+    assert found["images"] == found["of"] == len(labels)
+    assert list(found["by_corruption"]) == list(CORRUPTIONS)
+    for name, severity in (("fog", 3), ("defocus_blur", 5), ("frost", 1)):
+        hits = logits(classifier, corrupt(images, name, severity, 0)).argmax(1) == labels
+        assert found["by_corruption"][name][severity - 1] == pytest.approx(float(hits.double().mean()), abs=0.004)
+    everything = [share for row in found["by_corruption"].values() for share in row]
+    assert len(everything) == 75
+    assert found["mean"] == pytest.approx(np.mean(everything))
+    low, high = found["mean_interval"]
+    assert low < found["mean"] < high
+    assert found["procedural"] == ["frost"]
+
+
+def test_gaps_are_those_of_the_clean_splits(sections: dict, classifier: Classifier, splits: Splits) -> None:
+    found = sections["generalisation"]["test"]
+    for split in ("train", "validation", "test"):
+        images, labels = whole(splits, split)
+        share = float((logits(classifier, images).argmax(1) == labels).double().mean())
+        assert found["accuracies"][split] == pytest.approx(share, abs=1e-9)
+    assert "readings on validation" in found["selection"]
+
+
+def test_new_batch_norm_statistics_are_compared_and_not_kept(
+    sections: dict, measured: Path, classifier: Classifier
+) -> None:
+    found = sections["recalibrated"]["test"]
+    assert found["accuracies"]["as stored"] == sections["accuracy"]["test"]["top1"]
+    assert found["batch_norms"] is True
+    for key, value in groundup.load(measured).model.state_dict().items():
+        assert torch.equal(value, classifier.model.state_dict()[key]), key
+
+
+def test_mistakes_are_the_wrong_answers_that_are_surest(sections: dict, classifier: Classifier, splits: Splits) -> None:
+    found = sections["mistakes"]["test"]
+    images, labels = whole(splits, "test")
+    sure, said = logits(classifier, images).softmax(1).max(1)
+    wrong = said != labels
+    assert found["wrong"] == int(wrong.sum())
+    assert found["grad_cam"] is True
+    assert found["shown"][0]["confidence"] == pytest.approx(float(sure[wrong].max()), abs=1e-5)
+    for row in found["shown"]:
+        place = row["image"]
+        assert (row["said"], row["is"]) == (classifier.classes[said[place]], classifier.classes[labels[place]])
+
+
+def test_copies_in_train_are_found_and_left_out(sections: dict, copied: Path, splits: Splits) -> None:
+    test, train = splits.test, splits.train
+    assert test is not None
+    images = np.concatenate([train.images[train.indices], test.images[test.indices]])
+    labels = np.concatenate([train.labels, test.labels])
+    # The first 7 test images stand in train too, mirrored.
+    places = np.concatenate([np.arange(len(train)), len(train) + np.arange(len(test))])
+    images[len(train) : len(train) + 7] = images[:7, :, ::-1]
+    labels[len(train) : len(train) + 7] = labels[:7]
+    from groundup.data import ImageSet
+
+    own = Splits(
+        ImageSet(images, labels[: len(train)], places[: len(train)]),
+        splits.validation,
+        ImageSet(images, labels[len(train) :], places[len(train) :]),
+        splits.classes,
+        splits.image_size,
+        splits.fingerprint,
+    )
+    evaluate(copied, sections=["duplicates"], data=own)
+    found = json.loads((copied / "evaluation.json").read_text())["sections"]["duplicates"]["test"]
+    assert found["train_images"] == len(train)
+    exact = [pair for pair in found["pairs"] if pair["distance"] == 0]
+    # A mirrored digit lies elsewhere in feature space: some of the seven may be missed, none may be invented.
+    assert {(pair["image"], pair["train_image"]) for pair in exact} <= {(place, place) for place in range(7)}
+    assert all(pair["distance"] <= NEAR_DUPLICATE for pair in found["pairs"])
+    parts = found["accuracies"]
+    assert parts["without near-duplicates"]["images"] + found["found"] == parts["all images"]["images"] == len(test)
+
+
+def test_the_page_needs_nothing_else_and_its_pictures_decode(measured: Path) -> None:
+    text = (measured / "evaluation.html").read_text()
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert len(pictures) >= 4
+    for picture in pictures:
+        with Image.open(io.BytesIO(base64.b64decode(picture))) as opened:
+            assert min(opened.size) > 50
+    assert not re.findall(r'(?:src|href)="(?!data:)', text)
+    assert "http" not in text
+    assert "<script" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+    for said in (
+        "Generated corruptions",
+        "frost (procedural)",
+        "Near-duplicates in train",
+        "temperature",
+        "95% interval",
+    ):
+        assert said in text
+
+
+def test_the_page_escapes_what_comes_from_the_data(measured: Path, finished: Run) -> None:
+    recipe = load_recipe(str(measured / "recipe.yaml")).model_copy(update={"name": "<script>alert(1)</script>"})
+    text = page(RunFolder(measured), recipe, json.loads((measured / "evaluation.json").read_text())["sections"])
+    assert "<script" not in text
+
+
+def test_the_card_takes_its_numbers_from_the_evaluation(measured: Path, sections: dict) -> None:
+    text = (measured / "README.md").read_text()
+    assert f"mean accuracy {sections['corruptions']['test']['mean']:.2%}" in text
+    assert f"ECE {sections['calibration']['test']['as_trained']['ece_equal_mass']:.2%}" in text
+    assert text.count("## Calibration and robustness") == 1
+
+
+def test_a_card_that_somebody_edited_is_left_alone(copied: Path) -> None:
+    card = copied / "README.md"
+    card.write_text(card.read_text() + "\nMy own words.\n")
+    before = card.read_text()
+    (report,) = evaluate_runs([copied], Wanted(sections=("calibration",)), StopRequest())
+    assert card.read_text() == before
+    assert "README.md was edited: it is left as it is" in report.notes
+    assert "README.md was edited" in "\n".join(text_of([report]))
+
+
+def test_a_later_evaluation_adds_to_the_file_and_other_weights_begin_anew(copied: Path) -> None:
+    (copied / "evaluation.json").unlink(missing_ok=True)
+    evaluate(copied, tta="flip")
+    evaluate(copied, sections=["calibration"])
+    known = json.loads((copied / "evaluation.json").read_text())
+    assert set(known["sections"]["accuracy"]) == {"test", "test-flip"}
+    assert set(known["sections"]["calibration"]) == {"test"}
+    (copied / "evaluation.json").write_text(json.dumps({**known, "weights": "others"}))
+    evaluate(copied)
+    assert list(json.loads((copied / "evaluation.json").read_text())["sections"]) == ["accuracy"]
+
+
+def test_without_a_validation_split_the_report_says_where_a_temperature_comes_from(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    run = groundup.train("digits", [*tiny, "data.validation=0", "train.epochs=1"], run=tmp_path / "run")
+    (report,) = evaluate_runs([run.folder], Wanted(sections=("calibration", "generalisation")), StopRequest())
+    said = "\n".join(text_of([report]))
+    assert "a twin run with data.validation=0.1 gives one" in said
+    assert json_of([report])["calibration"]["temperature"] is None
+    assert set(json_of([report])["generalisation"]["accuracies"]) == {"train", "test"}
+    assert report.sections["generalisation"]["test"]["selection"] is None
+
+
+def test_an_interrupted_evaluation_leaves_what_was_known(copied: Path) -> None:
+    evaluate(copied)
+    before = {path.name: path.read_bytes() for path in copied.glob("evaluation.*")}
+    stop = StopRequest(max_seconds=0)
+    with pytest.raises(Interrupted):
+        evaluate(copied, sections=["corruptions"], stop=stop)
+    assert {path.name: path.read_bytes() for path in copied.glob("evaluation.*")} == before
+    assert not list(copied.glob(".*.tmp"))
+
+
+def test_images_that_were_corrupted_elsewhere_are_evaluated(
+    copied: Path, classifier: Classifier, splits: Splits, tmp_path: Path
+) -> None:
+    images, labels = whole(splits, "test")
+    dark = images // 2
+    stored = dark.permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "dark.npz", x_train=stored, y_train=labels.numpy(), classes=np.array(splits.classes))
+    wanted = Wanted(corrupted=f"arrays:{tmp_path / 'dark.npz'}")
+    (report,) = evaluate_runs([copied], wanted, StopRequest())
+    found = report.sections["corrupted"]["test"]
+    share = float((logits(classifier, dark).argmax(1) == labels).double().mean())
+    assert found["top1"] == pytest.approx(share, abs=1e-9)
+    assert str(tmp_path) not in (copied / "evaluation.json").read_text()
+    np.savez(tmp_path / "other.npz", x_train=stored, y_train=labels.numpy(), classes=np.array(list("abcdefghij")))
+    with pytest.raises(UsageError, match="has other classes than the run"):
+        evaluate_runs([copied], Wanted(corrupted=f"arrays:{tmp_path / 'other.npz'}"), StopRequest())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "part"),
+    [
+        (Wanted(full=True), "--full: does nothing without --corruptions"),
+        (Wanted(ensemble=True), "--ensemble: needs at least 2 runs"),
+        (Wanted(split="train", sections=("duplicates",)), "--duplicates: looks for images of another split"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(finished: Run, wanted: Wanted, part: str) -> None:
+    with pytest.raises(UsageError, match=part):
+        evaluate_runs([finished.folder], wanted, StopRequest())
