@@ -68,7 +68,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     values = _extended(name_or_path, seen=())
     # Names first: choosing another method clears its section, whatever the order on the command line.
     for override in sorted(overrides, key=lambda override: not _chooses_a_method(override)):
-        _override(values, override)
+        lay_override(values, override)
     if any(override.partition("=")[0].strip() not in _KEEP_THE_CLAIM for override in overrides):
         values.pop("claim", None)
     return validate(values)
@@ -111,7 +111,8 @@ def _extended(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
     """The values of a recipe laid over those of the recipe it extends."""
     if name_or_path in seen:
         raise UsageError(f"extends: {' -> '.join((*seen, name_or_path))} goes round in a circle")
-    values = _parse(name_or_path, source_text(name_or_path))
+    what = "a recipe is a mapping of sections such as data, model, train"
+    values = parse_mapping(name_or_path, source_text(name_or_path), what)
     parent = values.pop("extends", None)
     if parent is None:
         return values
@@ -125,17 +126,16 @@ def _extended(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
     return _laid_over(base, values)
 
 
-def _parse(name: str, text: str) -> dict[str, Any]:
+def parse_mapping(name: str, text: str, what: str) -> dict[str, Any]:
+    """The values of a YAML file called `name`; `what` says what the file should be."""
     try:
         values = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise UsageError(f"{name}: not valid YAML: {error}") from None
     except RecursionError:
-        raise UsageError(f"{name}: nested too deeply for a recipe") from None
+        raise UsageError(f"{name}: nested too deeply") from None
     if not isinstance(values, dict):
-        raise UsageError(
-            f"{name}: a recipe is a mapping of sections such as data, model, train; this is {type(values).__name__}"
-        )
+        raise UsageError(f"{name}: {what}; this is {type(values).__name__}")
     return values
 
 
@@ -155,7 +155,7 @@ def _laid_over(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def lay_override(values: dict[str, Any], override: str) -> None:
     """Apply `key.sub=value` in place. The value is read as YAML; list entries are counted from 0."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():

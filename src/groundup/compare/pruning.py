@@ -1,0 +1,127 @@
+"""Whether a run is stopped early. Optuna's pruners decide; this module makes what they look at fair.
+
+The rule: a configuration is judged at a step by the mean over its seeds that have got that far, against the means of the other
+configurations over the same seeds at the same step (the last evaluation up to it). So a good first seed is never compared with the mean
+of three. If it loses, all its seeds stop: those that run at their next evaluation, those that wait at once.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from groundup.basis.duration import Clock
+from groundup.compare.sweep_file import HyperbandPruning, MedianPruning, PruneSettings
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.trial import FrozenTrial
+
+Curve = Mapping[int, float]  # step -> value
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a configuration has shown: a curve per seed; `finished`: every seed has come to its end."""
+
+    number: int
+    finished: bool
+    curves: Mapping[int, Curve]
+
+    def mean_at(self, step: int, seeds: Sequence[int]) -> float | None:
+        """The mean over `seeds` at `step`; None if one of them has not got that far."""
+        values = [value_at(self.curves.get(seed, {}), step) for seed in seeds]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def value_at(curve: Curve, step: int) -> float | None:
+    """The value of the last evaluation up to `step`; None if the run has not got to `step`, or was not evaluated before it."""
+    before = [at for at in curve if at <= step]
+    return curve[max(before)] if before and max(curve) >= step else None
+
+
+def should_prune(
+    rule: PruneSettings, progress: Sequence[Progress], number: int, seed: int, clock: Clock, *, maximize: bool
+) -> bool:
+    """Whether configuration `number` loses by what its run of `seed` has just reported. `clock`: of that run."""
+    current = next(one for one in progress if one.number == number)
+    steps = sorted(current.curves[seed])
+    step = steps[-1]
+    if not math.isfinite(current.curves[seed][step]):
+        return False  # the loss watch of the run ends it, with a reason
+    seeds = [one for one, curve in current.curves.items() if value_at(curve, step) is not None]
+    others = [one for one in progress if one.number != number]
+    start = max(1, clock.steps(rule.start))
+    if isinstance(rule, MedianPruning):
+        return _below_median(rule, current, others, steps, seeds, start, maximize)
+    first = 0
+    if isinstance(rule, HyperbandPruning):
+        brackets = 1 + max(0, math.floor(math.log(max(1.0, clock.total_steps / start), rule.reduction) + 1e-9))
+        others = [one for one in others if one.number % brackets == number % brackets]
+        first = number % brackets
+    return _off_the_rung(rule.reduction, current, others, steps, seeds, start * rule.reduction**first, maximize)
+
+
+def _below_median(
+    rule: MedianPruning,
+    current: Progress,
+    others: list[Progress],
+    steps: list[int],
+    seeds: list[int],
+    start: int,
+    maximize: bool,
+) -> bool:
+    from optuna.pruners import MedianPruner
+
+    at = steps[-1]
+    compared = [(one, one.mean_at(at, seeds)) for one in others if one.finished]
+    trials = [_trial({at: mean}, finished=True) for _, mean in compared if mean is not None]
+    own = {step: mean for step in steps if (mean := current.mean_at(step, seeds)) is not None}
+    pruner = MedianPruner(n_startup_trials=rule.finished, n_warmup_steps=start)
+    return _asked(pruner, trials, _trial(own), maximize)
+
+
+def _off_the_rung(
+    reduction: int,
+    current: Progress,
+    others: list[Progress],
+    steps: list[int],
+    seeds: list[int],
+    start: int,
+    maximize: bool,
+) -> bool:
+    from optuna.pruners import SuccessiveHalvingPruner
+
+    at, before = steps[-1], steps[-2] if len(steps) > 1 else 0
+    rung = start
+    while rung * reduction <= at:
+        rung *= reduction
+    mean = current.mean_at(at, seeds)
+    if mean is None or not before < rung <= at:
+        return False  # no rung since the last evaluation
+    standings = [one.mean_at(at, seeds) for one in others]
+    trials = [_trial({}, rung=value) for value in standings if value is not None]
+    pruner = SuccessiveHalvingPruner(min_resource=rung, reduction_factor=reduction)
+    return _asked(pruner, trials, _trial({at: mean}), maximize)
+
+
+def _trial(values: Curve, *, finished: bool = False, rung: float | None = None) -> "FrozenTrial":
+    from optuna.trial import TrialState, create_trial
+
+    return create_trial(
+        state=TrialState.COMPLETE if finished else TrialState.RUNNING,
+        value=next(iter(values.values())) if finished else None,
+        intermediate_values=dict(values),
+        system_attrs={} if rung is None else {"completed_rung_0": rung},
+    )
+
+
+def _asked(pruner: "BasePruner", others: "list[FrozenTrial]", own: "FrozenTrial", maximize: bool) -> bool:
+    """The pruner's answer about `own` in a study that holds nothing but what may be compared."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize" if maximize else "minimize")
+    study.add_trials([*others, own])
+    return pruner.prune(study, study.get_trials()[-1])

@@ -1,0 +1,186 @@
+"""Where a sweep is kept: an Optuna journal file in its folder, or a PostgreSQL database that several machines reach.
+
+Both offer the same: a lock that one worker at a time holds and that the death of its holder frees, a clock, and Optuna's study.
+"""
+
+import threading
+import time
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from groundup.basis.errors import GroundupError, UsageError, listed
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.storages import BaseStorage
+    from optuna.study import Study
+
+JOURNAL = "journal.jsonl"
+_LOCK_SECONDS = 60.0  # to wait for the lock, which is held for milliseconds
+
+
+class Storage(ABC):
+    """An Optuna storage with a lock. `where`: for messages."""
+
+    where: str
+
+    def __init__(self) -> None:
+        self._backend: BaseStorage | None = None
+        self._thread = threading.RLock()
+
+    @contextmanager
+    @abstractmethod
+    def locked(self) -> Iterator[float]:
+        """Nobody else reads to write while inside. Gives the time, seconds since 1970."""
+
+    @abstractmethod
+    def _open(self) -> "BaseStorage":
+        """Optuna's storage; called with the lock held."""
+
+    @property
+    def backend(self) -> "BaseStorage":
+        """Optuna's storage, opened with the lock held."""
+        if self._backend is None:
+            self._backend = self._open()
+        return self._backend
+
+    def create(self, name: str, *, maximize: bool) -> "Study":
+        """The study of that name, made if it is not there."""
+        direction = "maximize" if maximize else "minimize"
+        return require_optuna().create_study(
+            study_name=name, storage=self.backend, direction=direction, load_if_exists=True
+        )
+
+    def load(self, name: str) -> "Study":
+        """The study of that name. UsageError if there is none."""
+        try:
+            return require_optuna().load_study(study_name=name, storage=self.backend)
+        except KeyError:
+            raise UsageError(f"{self.where}: there is no sweep {name!r}; there: {listed(self.names()) or 'none'}") from None
+
+    def names(self) -> list[str]:
+        """The sweeps that are kept here."""
+        return [study.study_name for study in self.backend.get_all_studies() if "sweep" in study.user_attrs]
+
+    def sampler(self, name: str, startup: int, seed: int) -> "BaseSampler":
+        """A sampler for one proposal: what it proposes follows from the seed and what the study holds."""
+        import warnings
+
+        optuna = require_optuna()
+        seed %= 2**32
+        if name == "cma_es":
+            return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+        with warnings.catch_warnings():  # constant_liar is called experimental
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=startup, constant_liar=True, warn_independent_sampling=False
+            )
+
+
+class JournalFile(Storage):
+    """A journal in the sweep folder, with a lock file beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.file = folder / JOURNAL
+        self.where = str(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[float]:
+        from filelock import FileLock, Timeout
+
+        with self._thread:
+            lock = FileLock(self.file.parent / f".{JOURNAL}.lock", is_singleton=False)
+            try:
+                lock.acquire(timeout=_LOCK_SECONDS, poll_interval=0.01)
+            except Timeout:
+                raise GroundupError(f"{self.where}: its lock has been held for {_LOCK_SECONDS:.0f} s") from None
+            try:
+                _cut_half_a_line(self.file)
+                yield time.time()
+            finally:
+                lock.release()
+
+    def _open(self) -> "BaseStorage":
+        optuna = require_optuna()
+        from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+
+        class Held(BaseJournalFileLock):
+            """Every write is made inside `locked`."""
+
+            def acquire(self) -> bool:
+                return True
+
+            def release(self) -> None:
+                return None
+
+        storage: BaseStorage = optuna.storages.JournalStorage(JournalFileBackend(str(self.file), lock_obj=Held()))
+        return storage
+
+
+class PostgreSQL(Storage):
+    """A database; `name` is the sweep's, for its lock."""
+
+    def __init__(self, url: str, name: str) -> None:
+        super().__init__()
+        require_optuna()
+        import sqlalchemy
+
+        self.where = url
+        self._url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        self._key = zlib.crc32(f"groundup sweep {name}".encode())
+        self._engine: Any = sqlalchemy.create_engine(self._url, poolclass=sqlalchemy.pool.NullPool)
+
+    @contextmanager
+    def locked(self) -> Iterator[float]:
+        import sqlalchemy
+
+        with self._thread:
+            try:
+                connection = self._engine.connect()
+            except sqlalchemy.exc.SQLAlchemyError as error:
+                said = str(getattr(error, "orig", error)).strip().splitlines()[0]
+                raise GroundupError(f"{self.where}: {said}", hint="is the database there, and may you use it?") from None
+            with connection, connection.begin():
+                # Freed with the transaction, so also when this process or its machine dies.
+                connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": self._key})
+                now = connection.execute(sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")).scalar()
+                yield float(now)
+
+    def _open(self) -> "BaseStorage":
+        storage: BaseStorage = require_optuna().storages.RDBStorage(self._url)
+        return storage
+
+
+def storage_of(url: str | None, folder: Path, name: str) -> Storage:
+    """The storage that a sweep file names."""
+    return JournalFile(folder) if url is None else PostgreSQL(url, name)
+
+
+def require_optuna() -> Any:
+    """The package optuna. UsageError says how to get it."""
+    try:
+        import optuna
+    except ImportError:
+        raise UsageError(
+            "sweeps need the package optuna, which is not installed", hint="pip install 'groundup[sweep]'"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _cut_half_a_line(journal: Path) -> None:
+    """Remove what a killed writer left of its last line, so that the next does not continue it."""
+    if not journal.exists() or not journal.stat().st_size:
+        return
+    with open(journal, "rb+") as stream:
+        stream.seek(-1, 2)
+        if stream.read(1) != b"\n":
+            stream.seek(0)
+            whole = stream.read().rfind(b"\n") + 1
+            stream.truncate(whole)
