@@ -11,6 +11,7 @@ import typer
 
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
+from groundup.cli.sweep import sweep_app
 
 app = typer.Typer(
     help="Train image classifiers from scratch, to a target, honestly.",
@@ -19,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+app.add_typer(sweep_app, name="sweep")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Overrides, KEY=VALUE, e.g. train.epochs=3.", show_default=False)
@@ -304,6 +306,31 @@ def lr_find(
         print(f"note: {remark}")
     print("A starting point, not a tuned value: compare rates around it on a validation split.")
     print(picture)
+
+
+@app.command()
+def report(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Run folders, sweeps, or folders that hold some, e.g. runs/.", show_default=False)
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="The page, HTML, with a Markdown file beside it; a number is added if another file lies there."),
+    ] = Path("report.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Compare finished runs and sweeps: one page with ranks, intervals over seeds, what is real, curves, cost. Trains nothing.
+
+    Example: groundup report runs/
+    """
+    from groundup.compare.report import write_report
+    from groundup.compare.report_text import summary_lines
+
+    document, page, table = write_report(paths, out)
+    if as_json:
+        print(json.dumps({**document, "page": str(page), "markdown": str(table)}))
+    else:
+        print("\n".join([*summary_lines(document), str(page), str(table)]))
 
 
 def _seconds(text: str | None) -> float | None:

@@ -8,12 +8,12 @@ Beside   the accuracy on test stands in a column of its own and ranks nothing on
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from groundup.compare.collect import Collection, Run, Sweep
-from groundup.compare.effects import as_text, varied
+from groundup.compare.effects import as_text, short_text, varied
 from groundup.compare.statistics import Spread, spread
 
 SELECTED_ON_TEST = (
@@ -24,12 +24,13 @@ SELECTED_ON_TEST = (
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one recipe, one for each seed that finished. `settings`: where it differs from others on its board."""
+    """Runs of one recipe, one for each seed that finished. `settings`: where it differs from others on its board; `place`: when it came."""
 
     label: str
     settings: Mapping[str, Any]
     runs: Sequence[Run]
     results: Mapping[int, float]
+    place: int = 0
 
     @property
     def spread(self) -> Spread:
@@ -39,6 +40,11 @@ class Group:
     def optimistic(self) -> bool:
         """Whether a result in it was chosen with the test split in sight."""
         return any(run.optimistic or run.looks_at_test for run in self.runs)
+
+    @property
+    def tested(self) -> list[float]:
+        """The accuracy on test of each seed."""
+        return list({run.seed: run.summary["top1"] for run in self.runs if run.summary}.values())
 
     def mean_of(self, values: Sequence[float | None]) -> float | None:
         """The mean where every run has a value."""
@@ -133,12 +139,12 @@ def _groups(runs: Sequence[Run], values: Mapping[int, float | None], of_sweep: b
     settings = [group[0].overrides if of_sweep else group[0].settings for group in members]
     keys = varied(settings)
     found = []
-    for group, given in zip(members, settings, strict=True):
+    for place, (group, given) in enumerate(zip(members, settings, strict=True)):
         differs = {key: given.get(key) for key in keys}
-        named = ", ".join(f"{key}={as_text(value)}" for key, value in differs.items())
+        named = ", ".join(f"{key}={short_text(value)}" for key, value in differs.items())
         label = named if of_sweep and named else _name(group, members)
         results = {int(run.seed or 0): value for run in group if (value := values[id(run)]) is not None}
-        found.append(Group(label, differs, group, results))
+        found.append(Group(label, differs, group, results, place))
     return [group for group in _distinct(found) if group.results]
 
 
@@ -156,7 +162,7 @@ def _distinct(groups: Sequence[Group]) -> list[Group]:
     for group in groups:
         seen[group.label] = seen.get(group.label, 0) + 1
         label = group.label if seen[group.label] == 1 else f"{group.label} #{seen[group.label]}"
-        found.append(Group(label, group.settings, group.runs, group.results))
+        found.append(replace(group, label=label))
     return found
 
 

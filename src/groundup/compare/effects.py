@@ -70,6 +70,11 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
+def short_text(value: Any) -> str:
+    """The same for a reader: floats with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else as_text(value)
+
+
 def varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys that do not have one value everywhere, in order of appearance."""
     keys = dict.fromkeys(key for entry in settings for key in entry)
@@ -180,7 +185,12 @@ def _fanova(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], results: Seq
             spaces[key] = optuna.distributions.FloatDistribution(low, high, log=low > 0 and high / low >= 10)
         else:
             spaces[key] = optuna.distributions.CategoricalDistribution(sorted({as_text(value) for value in values}))
-    study = optuna.create_study()
+    told = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study()
+    finally:
+        optuna.logging.set_verbosity(told)
     for row, result in zip(rows, results, strict=True):
         params = {key: float(row[key]) if _numeric(rows, key) else as_text(row[key]) for key in keys}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, value=result))

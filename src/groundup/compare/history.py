@@ -52,6 +52,9 @@ def changes(before: Run, run: Run) -> list[dict[str, Any]]:
     """The keys of the recipe that differ: {key, before, now}, as text."""
     old, new = ({**other.settings, "seed": other.seed, **_own(other)} for other in (before, run))
     keys = [key for key in {**old, **new} if _shown(old, key) != _shown(new, key)]
+    if any(key.startswith("data.") for key in keys):
+        # Measured on the training images: they follow from the data.
+        keys = [key for key in keys if not key.startswith("augment.normalize.")]
     return [{"key": key, "before": _shown(old, key), "now": _shown(new, key)} for key in keys]
 
 

@@ -1,7 +1,7 @@
 """Which runs a sweep has: configurations, each with every seed. For a grid and a random sweep a pure function of the file.
 
-A run is named NUMBER-seedSEED after its configuration, counted from 0, and trains the base recipe with `overrides_of` it. The thread
-count is part of the plan: a CPU's results depend on it, so it must not depend on who trains the run.
+A run is named NUMBER-seedSEED after its configuration, counted from 0, and trains the base recipe with `overrides_of` it. The
+thread count is part of the plan: a CPU's results depend on it, so it must not depend on who trains the run.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """Whether a run is stopped early. Optuna's pruners decide; this module makes what they look at fair.
 
 The rule: a configuration is judged at a step by the mean over its seeds that have got that far, against the means of the other
-configurations over the same seeds at the same step (the last evaluation up to it). So a good first seed is never compared with the mean
-of three. If it loses, all its seeds stop: those that run at their next evaluation, those that wait at once.
+configurations over the same seeds at the same step (the last evaluation up to it). So a good first seed is never compared with the
+mean of three. If it loses, all its seeds stop: those that run at their next evaluation, those that wait at once.
 """
 
 import math
@@ -124,4 +124,4 @@ def _asked(pruner: "BasePruner", others: "list[FrozenTrial]", own: "FrozenTrial"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize" if maximize else "minimize")
     study.add_trials([*others, own])
-    return pruner.prune(study, study.get_trials()[-1])
+    return bool(pruner.prune(study, study.get_trials()[-1]))

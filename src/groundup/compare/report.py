@@ -81,11 +81,12 @@ def _optimistic(collection: Collection) -> list[str]:
 def _board(board: Board, base: Path) -> Document:
     groups = board.groups
     pairs = differences({group.label: group.results for group in groups})
-    settings = [group.settings for group in groups]
+    in_order = sorted(groups, key=lambda group: group.place)
+    settings = [group.settings for group in in_order]
     factors = find_factors(settings) if len(groups) >= 4 else None
     grid = factors is not None and len(factors.levels) >= 2
-    cells = [(group.settings, list(group.results.values())) for group in groups]
-    weighed = None if grid else importance(settings, [group.spread.mean for group in groups])
+    cells = [(group.settings, list(group.results.values())) for group in in_order]
+    weighed = None if grid else importance(settings, [group.spread.mean for group in in_order])
     return {
         "title": board.title,
         "kind": board.kind,
@@ -124,8 +125,7 @@ def _rows(board: Board, base: Path) -> list[Document]:
 
 def _row(rank: int, group: Group, board: Board, base: Path) -> Document:
     own = group.spread
-    tested = [run.summary["top1"] for run in group.runs if run.summary]
-    beside = spread(tested) if board.split == "validation" and tested else None
+    beside = spread(group.tested) if board.split == "validation" and group.tested else None
     alone = group.runs[0].summary if len(group.runs) == 1 and board.metric == "top1" else None
     return {
         "rank": rank,

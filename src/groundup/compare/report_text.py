@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 _MARK = "<!-- groundup report -->"
+_MOST_LINES = 10
 _MOST_CHANGES = 12  # changed keys that one row of the diary names
 
 
@@ -35,8 +36,8 @@ def markdown(document: dict[str, Any]) -> str:
         parts += [f"> {_plain(note)}" for note in board["notes"]]
         if board["rows"]:
             head, rows = ranking(board)
-            linked = [[*row, _links(entry)] for row, entry in zip(rows, board["rows"], strict=True)]
-            parts.append(_table([*head, "runs"], linked))
+            links = [_links(entry) for entry in board["rows"]]
+            parts.append(_table([*head, "runs"], rows, links))
         parts += ["\n".join(f"- {_plain(said)}" for said in board["in_words"])] if board["in_words"] else []
         if board["effects"]:
             parts += ["### Effects", effects_said(board), _table(*effects(board))]
@@ -47,6 +48,21 @@ def markdown(document: dict[str, Any]) -> str:
     if document["history"]:
         parts += ["## Runs in the order in which they began", _table(*diary(document))]
     return "\n\n".join(parts) + "\n"
+
+
+def summary_lines(document: dict[str, Any]) -> list[str]:
+    """The report in a few lines for the terminal."""
+    lines = list(document["notes"])
+    for board in document["boards"]:
+        lines.append(f"{board['title']}: {ranked_on(board)}")
+        for row in board["rows"][:_MOST_LINES]:
+            mark = " (OPTIMISTIC)" if row["optimistic"] else ""
+            interval = _seeds_interval(board, row)
+            lines.append(f"  {row['rank']:>3}. {value(board, row['mean']):>8}  ({interval})  {row['label']}{mark}")
+        if len(board["rows"]) > _MOST_LINES:
+            lines.append(f"  and {len(board['rows']) - _MOST_LINES} more")
+        lines += [f"  {said}" for said in board["in_words"]]
+    return lines
 
 
 def ranked_on(board: dict[str, Any]) -> str:
@@ -80,7 +96,7 @@ def ranking(board: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The heading and the rows of the ranked table, without links."""
     rows = board["rows"]
     measured = f"{board['split']} {board['metric'].removeprefix('average_').removeprefix(board['split'] + '_')}"
-    head = ["rank", "setting", f"{measured}, mean", "sd", "95% interval over seeds", "seeds"]
+    head = ["rank", "setting", f"{measured}, mean", "sd, points" if board["share"] else "sd", "95% interval over seeds", "seeds"]
     tested = any(row["test"] for row in rows)
     calibrated, corrupted = (any(row[key] for row in rows) for key in ("calibration", "corruptions"))
     head += ["test top1, mean", "95% interval over seeds (test)"] if tested else []
@@ -96,7 +112,7 @@ def _ranked(board: dict[str, Any], row: dict[str, Any], tested: bool, calibrated
         str(row["rank"]),
         row["label"] + (" (OPTIMISTIC)" if row["optimistic"] else ""),
         value(board, row["mean"]),
-        value(board, row["sd"]),
+        "-" if row["sd"] is None else difference(board, row["sd"]).removesuffix(" points").removeprefix("+"),
         _seeds_interval(board, row),
         ", ".join(row["results"]),
     ]
@@ -217,12 +233,17 @@ def _changed(changes: list[dict[str, Any]] | None) -> str:
 
 
 def _links(row: dict[str, Any]) -> str:
-    return ", ".join(f"[{run['name']}](<{run['folder']}>) ([recipe](<{run['recipe']}>))" for run in row["runs"])
+    return ", ".join(f"[{_cell(run['name'])}](<{run['folder']}>) ([recipe](<{run['recipe']}>))" for run in row["runs"])
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines)
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], last: Sequence[str] = ()) -> str:
+    """A Markdown table. `last`: a last column of links, one cell per row, written as it is."""
+    cells = [[_cell(cell) for cell in row] + ([last[place]] if last else []) for place, row in enumerate(rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ([*head], ["---"] * len(head), *cells))
+
+
+def _cell(cell: str) -> str:
+    return _plain(cell).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
 def _plain(text: str) -> str:

@@ -1,7 +1,7 @@
 """What a sweep varies: axes, and how a point on them becomes overrides of a recipe.
 
-An axis is a recipe key with a range of numbers or a list of values, or a name of your own with labelled bundles of keys. A point gives
-every active axis its number or the label of its choice; an axis with `when` is active where earlier axes have the labels it names.
+An axis is a recipe key with a range of numbers or a list of values, or a name of your own with labelled bundles of keys. A point
+gives every active axis its number or the label of its choice; an axis with `when` is active where earlier axes have the labels it names.
 """
 
 import math
@@ -117,7 +117,9 @@ def label_of(value: Any) -> Label:
 
 def written(value: Any) -> str:
     """`value` as YAML in one line, read back as the same value."""
-    return yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False).removesuffix("\n...\n").strip()
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False).removesuffix("\n...\n").strip()
+    )
 
 
 def fits(when: Mapping[str, Any], point: Point) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 JOURNAL = "journal.jsonl"
+_ADVISORY_LOCK = zlib.crc32(b"groundup sweep")  # one for all sweeps of a database: the tables are theirs together
 _LOCK_SECONDS = 60.0  # to wait for the lock, which is held for milliseconds
 
 
@@ -60,7 +61,9 @@ class Storage(ABC):
         try:
             return require_optuna().load_study(study_name=name, storage=self.backend)
         except KeyError:
-            raise UsageError(f"{self.where}: there is no sweep {name!r}; there: {listed(self.names()) or 'none'}") from None
+            raise UsageError(
+                f"{self.where}: there is no sweep {name!r}; there: {listed(self.names()) or 'none'}"
+            ) from None
 
     def names(self) -> list[str]:
         """The sweeps that are kept here."""
@@ -74,11 +77,9 @@ class Storage(ABC):
         seed %= 2**32
         if name == "cma_es":
             return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
-        with warnings.catch_warnings():  # constant_liar is called experimental
+        with warnings.catch_warnings():  # constant_liar, for several workers, is called experimental
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=startup, constant_liar=True, warn_independent_sampling=False
-            )
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
 
 
 class JournalFile(Storage):
@@ -108,9 +109,9 @@ class JournalFile(Storage):
 
     def _open(self) -> "BaseStorage":
         optuna = require_optuna()
-        from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-        class Held(BaseJournalFileLock):
+        class Held(JournalFileOpenLock):
             """Every write is made inside `locked`."""
 
             def acquire(self) -> bool:
@@ -119,21 +120,22 @@ class JournalFile(Storage):
             def release(self) -> None:
                 return None
 
-        storage: BaseStorage = optuna.storages.JournalStorage(JournalFileBackend(str(self.file), lock_obj=Held()))
+        storage: BaseStorage = optuna.storages.JournalStorage(
+            JournalFileBackend(str(self.file), lock_obj=Held(str(self.file)))
+        )
         return storage
 
 
 class PostgreSQL(Storage):
-    """A database; `name` is the sweep's, for its lock."""
+    """A database, which may hold several sweeps."""
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str) -> None:
         super().__init__()
         require_optuna()
         import sqlalchemy
 
         self.where = url
         self._url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-        self._key = zlib.crc32(f"groundup sweep {name}".encode())
         self._engine: Any = sqlalchemy.create_engine(self._url, poolclass=sqlalchemy.pool.NullPool)
 
     @contextmanager
@@ -145,10 +147,12 @@ class PostgreSQL(Storage):
                 connection = self._engine.connect()
             except sqlalchemy.exc.SQLAlchemyError as error:
                 said = str(getattr(error, "orig", error)).strip().splitlines()[0]
-                raise GroundupError(f"{self.where}: {said}", hint="is the database there, and may you use it?") from None
+                raise GroundupError(
+                    f"{self.where}: {said}", hint="is the database there, and may you use it?"
+                ) from None
             with connection, connection.begin():
                 # Freed with the transaction, so also when this process or its machine dies.
-                connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": self._key})
+                connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
                 now = connection.execute(sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")).scalar()
                 yield float(now)
 
@@ -157,9 +161,9 @@ class PostgreSQL(Storage):
         return storage
 
 
-def storage_of(url: str | None, folder: Path, name: str) -> Storage:
+def storage_of(url: str | None, folder: Path) -> Storage:
     """The storage that a sweep file names."""
-    return JournalFile(folder) if url is None else PostgreSQL(url, name)
+    return JournalFile(folder) if url is None else PostgreSQL(url)
 
 
 def require_optuna() -> Any:

@@ -6,8 +6,8 @@ The sweep is an Optuna study, a configuration one of its trials; each seed of it
     reports:S   {step: value of the metric}
 
 Everything that changes is done inside `locked`: a file lock beside the journal, or a transaction that holds an advisory lock of
-PostgreSQL. Both are let go when their holder is killed. A run belongs to an owner until a deadline (seconds since 1970, by the clock of
-the database where there is one), which is moved on while it trains; after that anybody may take it over.
+PostgreSQL. Both are let go when their holder is killed. A run belongs to an owner until a deadline (seconds since 1970, by the clock
+of the database where there is one), which is moved on while it trains; after that anybody may take it over.
 """
 
 import math
@@ -131,7 +131,9 @@ class Store:
             if chosen is None:
                 return None, not any(r.state == "running" or (r.state == "waiting" and r.begun) for _, r in rows)
             trial, record = chosen
-            self._write(trial._trial_id, record.seed, state="running", owner=owner, deadline=now + self.sweep.lease, begun=True)
+            self._write(
+                trial._trial_id, record.seed, state="running", owner=owner, deadline=now + self.sweep.lease, begun=True
+            )
             self.write_file()
         overrides = overrides_of(self.sweep, record.point, record.seed, self.threads)
         return Lease(trial._trial_id, trial.number, record.name, record.point, record.seed, owner, overrides), False
@@ -306,4 +308,3 @@ def _planned(sweep: Sweep, point: Point) -> "FrozenTrial":
     return create_trial(
         state=TrialState.RUNNING, params=point, distributions=distributions, user_attrs={"point": point}
     )
-

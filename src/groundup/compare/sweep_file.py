@@ -37,7 +37,9 @@ class RandomSettings(Settings):
 class SearchSettings(Settings):
     """Points that Optuna proposes from what has been reported so far."""
 
-    sampler: Literal["tpe", "cma_es"] = Field("tpe", description="tpe for any space; cma_es for ranges of numbers only.")
+    sampler: Literal["tpe", "cma_es"] = Field(
+        "tpe", description="tpe for any space; cma_es for ranges of numbers only."
+    )
     startup: int = Field(10, ge=1, description="Configurations drawn at random before the sampler learns from them.")
     draw_seed: int = Field(0, ge=0, description="Seed of the sampler.")
     space: dict[str, Axis] = Field(min_length=1, description="Axis to range or choice.")
@@ -90,7 +92,11 @@ class HyperbandPruning(Settings):
     reduction: int = Field(3, ge=2, description="How many times longer each rung is, and how many compete for a place.")
 
 
-PRUNINGS = {"median": MedianPruning, "successive_halving": HalvingPruning, "hyperband": HyperbandPruning}
+PRUNINGS: dict[str, type[Settings]] = {
+    "median": MedianPruning,
+    "successive_halving": HalvingPruning,
+    "hyperband": HyperbandPruning,
+}
 PruneSettings = Annotated[MedianPruning | HalvingPruning | HyperbandPruning, Field(discriminator="name")]
 
 
@@ -177,8 +183,8 @@ class Sweep(Settings):
 
 
 def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
-    """The validated sweep of that file. An override whose first part is a key of the sweep file (seeds, budget, workers ...; `name` is
-    the sweep's) changes the sweep, any other is a recipe key and goes into `fixed`."""
+    """The validated sweep of that file. An override whose first part is a key of the sweep file (seeds, budget, workers ...; `name`
+    is the sweep's) changes the sweep, any other is a recipe key and goes into `fixed`."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -213,7 +219,9 @@ def _check_axes(sweep: Sweep) -> None:
     seen: dict[str, Axis] = {}
     for key, axis in sweep.axes.items():
         if sweep.kind == "grid" and axis.choice is None:
-            raise ValueError(f"grid.{key}: a grid needs the values themselves, in a list; random and search take a range")
+            raise ValueError(
+                f"grid.{key}: a grid needs the values themselves, in a list; random and search take a range"
+            )
         if key in sweep.fixed:
             raise ValueError(f"{key}: both fixed and varied; remove it from `fixed` (or from the command line)")
         _check_when(f"{key}.when", axis.when, seen)
@@ -236,7 +244,9 @@ def _check_when(where: str, when: Mapping[str, Any], seen: Mapping[str, Axis]) -
         axis = seen.get(key)
         if axis is None or axis.choice is None:
             allowed = [name for name, other in seen.items() if other.choice is not None]
-            raise ValueError(f"{where}: {key!r} is no axis with a choice that stands before it; allowed: {listed(allowed)}")
+            raise ValueError(
+                f"{where}: {key!r} is no axis with a choice that stands before it; allowed: {listed(allowed)}"
+            )
         known = [label for label, _ in axis.options(key)]
         for label in labels if isinstance(labels, list | tuple) else [labels]:
             if label_of(label) not in known:

@@ -32,8 +32,9 @@ def update_card(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], know
 def card(recipe: Recipe, summary: dict[str, Any], sections: Sections) -> str:
     """The text of the card. `sections`: what evaluation.json holds."""
     low, high = summary["top1_interval"]
-    data = summary["own"].get("data", recipe.data.source)
-    notes = "".join(f"- {note}\n" for note in summary["notes"])
+    # A summary of an earlier version may lack what was added since.
+    own = summary.get("own") or {}
+    notes = "".join(f"- {note}\n" for note in summary.get("notes") or [])
     return f"""# {recipe.name}
 
 {recipe.about}
@@ -42,8 +43,8 @@ Trained from scratch with [groundup](https://pypi.org/project/groundup/) {summar
 
 | | |
 |---|---|
-| network | {summary["own"].get("model", recipe.model.name)}, {summary["parameters"]:,} parameters |
-| data | {data}, {summary["train_images"]:,} training images, {summary["classes"]} classes |
+| network | {own.get("model", recipe.model.name)}, {summary["parameters"]:,} parameters |
+| data | {own.get("data", recipe.data.source)}, {summary["train_images"]:,} training images, {summary["classes"]} classes |
 | top-1 | {summary["top1"]:.2%} (95% interval {low:.2%} to {high:.2%}) on {summary["images"]:,} {summary["reported_on"]} images |
 | top-5 | {summary["top5"]:.2%} |
 | selected on | {summary["selected_on"]} |
@@ -72,7 +73,7 @@ print(classifier.predict("photo.png"))
 ```
 groundup train recipe.yaml
 ```
-{_OWN if summary["own"] else ""}"""
+{_OWN if own else ""}"""
 
 
 def _evaluated(sections: Sections) -> str:

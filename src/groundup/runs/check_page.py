@@ -42,7 +42,7 @@ p { margin: .3rem 0; } .soft { color: var(--soft); } code { font: .9em ui-monosp
 .mend { display: block; margin-top: .4rem; padding: .35rem .5rem; border: 1px solid var(--line); border-radius: .3rem; }
 .charts img { width: 100%; max-width: 36rem; height: auto; border-radius: .4rem; background: #ffffff; }
 .samples { display: grid; gap: .7rem; grid-template-columns: repeat(auto-fill, minmax(9.6rem, 1fr)); }
-.samples figure { margin: 0; } .pair { display: flex; gap: 3px; }
+figure { margin: 0; } .pair { display: flex; gap: 3px; }
 .pair img { width: calc(50% - 2px); aspect-ratio: 1; object-fit: contain; border-radius: .2rem; }
 .pixels { image-rendering: pixelated; }
 figcaption { font-size: .78rem; color: var(--soft); line-height: 1.3; }
@@ -123,7 +123,8 @@ def _section(title: str, inside: str) -> str:
 def _findings(report: Report) -> str:
     cards = "".join(_card(finding) for finding in report.findings)
     if report.ignored:
-        left_out = ", ".join(f"{finding.code} ({html.escape(CODES[finding.code].title)})" for finding in report.ignored)
+        numbers = dict.fromkeys(finding.code for finding in report.ignored)
+        left_out = ", ".join(f"{number} ({html.escape(CODES[number].title)})" for number in numbers)
         cards += f'<div class="finding"><p class="soft">Left out by check.ignore: {left_out}</p></div>'
     return f'<div class="cards">{cards}</div>' if cards else "<p>Nothing was found.</p>"
 
@@ -171,7 +172,7 @@ def _table(rows: Iterable[tuple[str, Sequence[str]]], head: Sequence[str] = (), 
 
 
 def _chart(title: str, picture: bytes) -> str:
-    return f'<img src="{_uri(picture)}" alt="{html.escape(title)}">'
+    return f'<figure><img src="{_uri(picture)}" alt="{html.escape(title)}"></figure>'
 
 
 def _uri(png: bytes) -> str:

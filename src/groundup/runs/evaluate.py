@@ -28,6 +28,7 @@ from groundup.runs.reports.accuracy import evaluation_of
 from groundup.runs.reports.base import view_name
 from groundup.runs.reports.comparison import Member, compare, short_names
 from groundup.training import choose_engine
+from groundup.version import __version__
 
 # What can be asked for by name; accuracy always is, and what compares runs follows from their number.
 EXTRA = ("calibration", "corruptions", "generalisation", "recalibrated", "duplicates", "mistakes")
@@ -215,7 +216,7 @@ def _kept(report: Report, facts: Sections) -> Report:
     summary = folder.summary()
     # The numbers were on the disk before: what the card said is known, and a card that says something else is somebody's own.
     untouched = summary is None or update_card(folder, recipe, summary, known, merged)
-    note = () if untouched else (f"{folder.card.name} was edited: it is left as it is",)
+    note = () if untouched else (f"{folder.card.name} is not as groundup {__version__} wrote it: it is left as it is",)
     notes = tuple(dict.fromkeys((*report.notes, *note)))
     return replace(report, sections={**report.sections, **facts}, notes=notes)
 

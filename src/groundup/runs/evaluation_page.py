@@ -100,7 +100,8 @@ def _aligned(table: Table) -> list[str]:
 def _head(summary: dict[str, Any], recipe: Recipe) -> list[str]:
     if not summary:
         return [f'<p class="soft">The run is not finished; seed {recipe.seed}.</p>']
-    facts = f"seed {recipe.seed}; {summary['epochs']:g} epochs on {summary['hardware']}; selected on {summary['selected_on']}"
+    hardware = summary.get("hardware", summary["device"])
+    facts = f"seed {recipe.seed}; {summary['epochs']:g} epochs on {hardware}; selected on {summary['selected_on']}"
     parts = [f'<p class="soft">{html.escape(facts)}</p>']
     if summary["optimistic"]:
         parts.append(

@@ -70,8 +70,8 @@ def train(
     """Train a recipe (library name, path, or object) into a new run folder.
 
     `run`: the folder, by default runs/NAME-001 and so on; `model`: your own network, (N, 3, S, S) -> (N, classes), in place of
-    the recipe's; `data`: your own splits in place of the recipe's; `max_seconds`: stop resumably after that time. `terminal`: told what a
-    person would see, in place of the terminal; `stop`: your own request to stop, in place of `max_seconds`.
+    the recipe's; `data`: your own splits in place of the recipe's; `max_seconds`: stop resumably after that time. `terminal`: told
+    what a person would see, in place of the terminal; `stop`: your own request to stop, in place of `max_seconds`.
     Raises `Interrupted` if stopped (the run can be resumed), `UsageError` for a bad recipe.
     """
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
@@ -104,9 +104,7 @@ def resume(
     return _carry_out(folder, Own(model, data), stop or StopRequest(max_seconds), terminal)
 
 
-def _carry_out(
-    folder: RunFolder, own: Own, stop: StopRequest, terminal: Tracker | None, *, opens: bool = False
-) -> Run:
+def _carry_out(folder: RunFolder, own: Own, stop: StopRequest, terminal: Tracker | None, *, opens: bool = False) -> Run:
     """opens: a new run, which is checked before its first step. A run that has begun is never refused."""
     terminal = terminal or TerminalTracker()
     with stop.listening(), folder.locked():

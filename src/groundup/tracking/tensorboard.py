@@ -60,6 +60,28 @@ class TensorBoardTracker(Tracker):
         content = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=encoded)
         self._write(summary=Summary(value=[Summary.Value(tag=name, image=content)]), step=step)
 
+    def hparams(self, values: Mapping[str, Any], metrics: Mapping[str, float], group: str) -> None:
+        """What the HParams page shows: `values` (bool, number or string) of this run, the scalars `metrics`, and which runs are
+        repetitions of each other (`group`)."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.hparams import metadata
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
+
+        info = SessionStartInfo(group_name=group, start_time_secs=time.time())
+        for key, value in values.items():
+            kind = (
+                "bool_value"
+                if isinstance(value, bool)
+                else "string_value"
+                if isinstance(value, str)
+                else "number_value"
+            )
+            setattr(info.hparams[key], kind, value)
+        about = metadata.create_summary_metadata(HParamsPluginData(session_start_info=info))
+        told = Summary.Value(tag=metadata.SESSION_START_INFO_TAG, metadata=about, tensor=metadata.NULL_TENSOR)
+        self._write(summary=Summary(value=[told]), step=self._last_step)
+        self._scalars(dict(metrics))
+
     def close(self) -> None:
         self._stream.close()
 

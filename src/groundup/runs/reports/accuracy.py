@@ -36,6 +36,7 @@ def measure(subject: Subject) -> Facts:
 
 
 def show(facts: Facts) -> Shown:
+    """The numbers, the hardest classes, and every class folded away."""
     rows = [
         ["top-1", percent(facts["top1"]), between(facts["top1_interval"])],
         ["top-5", percent(facts["top5"]), ""],

@@ -68,6 +68,7 @@ def _intervals(logits: Any, labels: Any) -> dict[str, list[float]]:
 
 
 def show(facts: Facts) -> Shown:
+    """As trained beside what the temperature makes of it."""
     columns = {"as trained": (facts["as_trained"], facts["intervals"])}
     lines = [_confidence(facts["as_trained"])]
     if facts["temperature"] is not None:

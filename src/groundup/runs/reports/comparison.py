@@ -136,6 +136,7 @@ def _ensemble(members: Sequence[Member]) -> Facts:
 
 
 def show(facts: Facts) -> Shown:
+    """Every comparison in a sentence, and the accuracies behind them."""
     lines = [f"{pair['names'][0]} against {pair['names'][1]}: {pair['in_words']}" for pair in facts["pairs"]]
     lines += [
         f"{group['name']}: mean of {len(group['seeds'])} seeds {percent(group['mean'])} "

@@ -73,6 +73,7 @@ def _damaged(subject: Subject, images: ImageSet, name: str, severity: int) -> It
 
 
 def show(facts: Facts) -> Shown:
+    """The mean, and a row for each corruption."""
     few = "" if facts["images"] == facts["of"] else f" of {facts['of']:,}, chosen by a fixed seed"
     interval = f" (95% interval {between(facts['mean_interval'])})" if facts["mean_interval"] else ""
     lines = [
@@ -122,6 +123,7 @@ def _given(subject: Subject, source: str) -> tuple[ImageSet, str]:
 
 
 def show_given(facts: Facts) -> Shown:
+    """One sentence."""
     return Shown(
         [
             f"{facts['source']}, split {facts['split']}: top-1 {percent(facts['top1'])} "

@@ -121,6 +121,7 @@ def _draw(subject: Subject, pairs: list[Facts]) -> list[str]:
 
 
 def show(facts: Facts) -> Shown:
+    """How many were found, and what they are worth."""
     if facts["found"] is None:
         return Shown(["the network ends in no linear layer: there are no features to compare"])
     lines = [

@@ -52,6 +52,7 @@ def _selection(subject: Subject) -> str | None:
 
 
 def show(facts: Facts) -> Shown:
+    """The gaps in words, and the accuracies behind them."""
     rows = [
         [split, percent(facts["accuracies"][split]), between(facts["intervals"][split]), f"{facts['images'][split]:,}"]
         for split in facts["accuracies"]

@@ -46,6 +46,7 @@ def _draw(subject: Subject, worst: torch.Tensor, said: torch.Tensor, rows: list[
 
 
 def show(facts: Facts) -> Shown:
+    """How many mistakes there are, and the surest of them by name."""
     count = len(facts["shown"])
     if not count:
         return Shown([f"none: all of the {facts['images']:,} images are right"])

@@ -33,6 +33,7 @@ def measure(subject: Subject) -> Facts:
 
 
 def show(facts: Facts) -> Shown:
+    """Before and after, and whether the difference is shown."""
     if not facts["batch_norms"]:
         return Shown(["the network has no batch norm that keeps statistics: there is nothing to measure anew"])
     rows = [[name, percent(share), between(facts["intervals"][name])] for name, share in facts["accuracies"].items()]

@@ -1,0 +1,141 @@
+"""The commands `groundup sweep run`, `work` and `status`."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from groundup.basis.interruption import StopRequest
+
+sweep_app = typer.Typer(help="Many runs of one recipe: a grid, random draws, a search.", no_args_is_help=True)
+
+Folder = Annotated[Path | None, typer.Option(help="Folder of the sweep; by default runs/NAME.", show_default=False)]
+StoreArgument = Annotated[
+    str, typer.Argument(help="Folder of a sweep, e.g. runs/003-grid, or postgresql://...", show_default=False)
+]
+Name = Annotated[str | None, typer.Option(help="Which sweep, where a database holds several.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@sweep_app.command()
+def run(
+    file: Annotated[Path, typer.Argument(help="Sweep file, YAML.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="KEY=VALUE: a key of the sweep file, or a recipe key for every run.", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and their cost; start nothing.")] = False,
+    folder: Folder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Carry out a sweep, or go on with it.
+
+    Example: groundup sweep run sweeps/003-grid.yaml train.epochs=20 --dry-run
+    """
+    with StopRequest().listening() as stop:
+        from groundup.compare.sweep_file import read_sweep
+        from groundup.compare.sweeping import begin, run_workers
+
+        sweep = read_sweep(file, overrides or [])
+        if dry_run:
+            _list(sweep, stop, as_json)
+            return
+        store = begin(sweep, folder)
+        run_workers(store, stop, _say)
+    _result(store, as_json)
+
+
+@sweep_app.command()
+def work(
+    store: StoreArgument,
+    folder: Folder = None,
+    name: Name = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no result at the end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Join a sweep as a worker, from this or another machine; it may be killed at any time.
+
+    Example: groundup sweep work runs/003-grid
+    """
+    with StopRequest().listening() as stop:
+        from groundup.compare import worker
+        from groundup.compare.sweeping import join
+
+        joined = join(store, folder, name)
+        worker.work(joined, stop, _say)
+    if not quiet:
+        _result(joined, as_json)
+
+
+@sweep_app.command()
+def status(
+    store: StoreArgument,
+    folder: Folder = None,
+    name: Name = None,
+    once: Annotated[bool, typer.Option("--once", help="Print the table once, also on a terminal.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at a sweep: on a terminal a table that refreshes until the sweep is over (Ctrl-C ends it), else once.
+
+    Example: groundup sweep status runs/003-grid
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from groundup.compare.status import is_over, summary_of, table_of
+    from groundup.compare.sweeping import join
+
+    joined = join(store, folder, name)
+    if as_json:
+        print(json.dumps(summary_of(joined)))
+        return
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    if once or not console.is_terminal:
+        console.print(table_of(joined))
+        return
+    with StopRequest().listening() as stop, Live(table_of(joined), console=console, auto_refresh=False) as live:
+        while not is_over(joined) and stop.pending is None:
+            time.sleep(1.0)
+            live.update(table_of(joined), refresh=True)
+
+
+def _list(sweep: Any, stop: StopRequest, as_json: bool) -> None:
+    from groundup.compare.cost import planned_runs
+    from groundup.compare.plan import check_plan
+
+    check_plan(sweep, sweep.base)
+    runs = planned_runs(sweep, sweep.base, stop)
+    known = [run.pflop for run in runs if run.pflop is not None]
+    if as_json:
+        rows = [
+            {"name": r.name, "overrides": r.point, "seed": r.seed, "pflop": r.pflop, "problem": r.problem} for r in runs
+        ]
+        print(json.dumps({"sweep": sweep.name, "runs": rows, "pflop": sum(known)}))
+        return
+    from groundup.compare.worker import told
+
+    for run in runs:
+        cost = f"{run.pflop:.3g} PFLOP" if run.pflop is not None else f"cannot run: {run.problem}"
+        print(f"{run.name}  {cost:>16}  {told(run.point)}")
+    budget = ", ".join(f"{value:g} {key}" for key, value in sweep.budget.model_dump().items() if value is not None)
+    if sweep.search is not None:
+        print(
+            f"a search by {sweep.search.sampler} over {', '.join(sweep.axes)}: its runs follow from the results of earlier ones"
+        )
+    else:
+        print(f"{len(runs)} runs, {sum(known):.3g} PFLOP, {sweep.workers} at a time")
+    if budget:
+        print(f"at most {budget}")
+
+
+def _result(store: Any, as_json: bool) -> None:
+    from groundup.compare.status import result_lines, summary_of
+
+    print(json.dumps(summary_of(store)) if as_json else "\n".join([*result_lines(store), str(store.folder)]))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

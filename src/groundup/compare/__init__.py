@@ -1,0 +1,1 @@
+"""Sweeps and their store, statistics over seeds, report pages."""

@@ -1,0 +1,95 @@
+"""A sweep at a glance: how many runs are where, and what the configurations have shown so far, the best first."""
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from groundup.compare.store import ENDED, RunRecord, Store
+from groundup.compare.sweep_file import Sweep
+from groundup.compare.worker import told
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+STATES = ("waiting", "running", "done", "pruned", "failed")
+
+
+def summary_of(store: Store) -> dict[str, Any]:
+    """The sweep in numbers: runs by state, cost so far, the best configuration."""
+    runs = store.runs()
+    ranked = ranking(store.sweep, runs)
+    return {
+        "sweep": store.sweep.name,
+        "folder": str(store.folder),
+        "metric": store.sweep.metric,
+        "runs": {state: sum(run.state == state for run in runs) for state in STATES},
+        "pflop": math.fsum(run.pflop for run in runs),
+        "seconds": round(math.fsum(run.seconds for run in runs), 3),
+        "best": ranked[0] if ranked else None,
+        "configurations": ranked,
+        "failed": [{"name": run.name, "reason": run.reason} for run in runs if run.state == "failed"],
+    }
+
+
+def is_over(store: Store) -> bool:
+    """Whether every run that is known has come to its end."""
+    return all(run.state in ENDED for run in store.runs())
+
+
+def ranking(sweep: Sweep, runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
+    """Configurations with at least one finished run: the mean over their finished seeds; most seeds first, then the best.
+
+    `spread`: standard deviation over seeds, None for one seed.
+    """
+    by_name: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        by_name.setdefault(run.name.partition("-")[0], []).append(run)
+    rows = []
+    for number, group in by_name.items():
+        values = [run.value for run in group if run.state == "done" and run.value is not None]
+        if not values:
+            continue
+        mean = math.fsum(values) / len(values)
+        spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else None
+        rows.append(
+            {"configuration": number, "mean": mean, "spread": spread, "seeds": len(values), "point": group[0].point}
+        )
+    sign = -1 if sweep.maximize else 1
+    return sorted(rows, key=lambda row: (-row["seeds"], sign * row["mean"]))
+
+
+def table_of(store: Store) -> "Table":
+    """The table that `groundup sweep status` shows."""
+    from rich.table import Table
+
+    said = summary_of(store)
+    counts = ", ".join(f"{count} {state}" for state, count in said["runs"].items() if count)
+    table = Table(
+        title=f"{store.sweep.name}: {counts or 'no run yet'}; {said['pflop']:.3g} PFLOP, {said['seconds']:.0f} s of training",
+        title_justify="left",
+    )
+    for heading in ("run", "state", "step", store.sweep.metric, "seconds", "settings"):
+        table.add_column(heading, overflow="fold")
+    for run in store.runs():
+        table.add_row(
+            run.name,
+            run.state,
+            "" if run.step is None else str(run.step),
+            "" if run.value is None else f"{run.value:.4g}",
+            f"{run.seconds:.1f}" if run.seconds else "",
+            run.reason or told(run.point),
+        )
+    return table
+
+
+def result_lines(store: Store) -> list[str]:
+    """The ranking in plain lines, and what failed."""
+    lines = []
+    for row in ranking(store.sweep, store.runs()):
+        spread = f" (sd {row['spread']:.2g})" if row["spread"] is not None else ""
+        seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+        lines.append(
+            f"{row['configuration']}  {store.sweep.metric} {row['mean']:.4g}{spread}, {seeds}  {told(row['point'])}"
+        )
+    lines += [f"{run.name}  failed: {run.reason}" for run in store.runs() if run.state == "failed"]
+    return lines

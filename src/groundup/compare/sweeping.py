@@ -1,0 +1,140 @@
+"""Beginning a sweep, going on with one, and joining one: the store is made or opened, then workers work.
+
+SWEEP/
+  sweep.yaml, base.yaml    the sweep and its base recipe, complete
+  sweep.json               runs and their state, for the report
+  journal.jsonl            the store, unless it is a database
+  runs/NAME/               a run folder each
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from groundup.basis.errors import GroundupError, UsageError, listed
+from groundup.basis.files import write_text
+from groundup.basis.interruption import Interrupted, StopRequest
+from groundup.compare.plan import check_plan, threads_of
+from groundup.compare.storages import JOURNAL, PostgreSQL, storage_of
+from groundup.compare.store import Store
+from groundup.compare.sweep_file import Sweep, read_sweep
+from groundup.recipe import library, load_recipe, to_yaml
+
+SWEEP_FILE = "sweep.yaml"
+BASE_FILE = "base.yaml"
+
+
+def begin(sweep: Sweep, folder: Path | None = None) -> Store:
+    """The store of `sweep` in `folder` (by default runs/NAME), made if it is not there. UsageError before anything is written."""
+    base = load_recipe(sweep.base)
+    check_plan(sweep, sweep.base)
+    folder = folder or default_folder(sweep.name)
+    if folder.exists() and any(folder.iterdir()) and not (folder / SWEEP_FILE).exists():
+        raise UsageError(
+            f"{folder}: exists and is not the folder of a sweep", hint="another --folder, or another name="
+        )
+    if sweep.base not in library():  # beside the complete sweep file
+        sweep = sweep.model_copy(update={"base": BASE_FILE})
+    storage = storage_of(sweep.storage, folder)
+    store = Store.create(folder, storage, sweep, to_yaml(base), threads_of(sweep, base))
+    write_sweep(store)
+    return store
+
+
+def join(place: str, folder: Path | None = None, name: str | None = None) -> Store:
+    """The store at `place`: the folder of a sweep, or a database. `name`: which sweep, where a database holds several."""
+    if "://" in place:
+        storage = PostgreSQL(place)
+        with storage.locked():
+            names = storage.names()
+        if name is None and len(names) != 1:
+            raise UsageError(f"{place}: holds {len(names)} sweeps: {listed(names)}", hint="choose one with --name")
+        name = name or names[0]
+        folder = folder or default_folder(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        store = Store(folder, storage, name)
+        write_sweep(store)
+        return store
+    found = Path(place)
+    if not (found / SWEEP_FILE).is_file():
+        raise UsageError(
+            f"{place}: not the folder of a sweep (it has no {SWEEP_FILE})", hint="`groundup sweep run FILE` makes one"
+        )
+    sweep = read_sweep(found / SWEEP_FILE)
+    if sweep.storage is None and not (found / JOURNAL).is_file():
+        raise UsageError(f"{place}: its store {JOURNAL} is missing")
+    return Store(found, storage_of(sweep.storage, found), sweep.name)
+
+
+def default_folder(name: str) -> Path:
+    """Where a sweep goes if nobody says."""
+    return Path("runs") / name
+
+
+def write_sweep(store: Store) -> None:
+    """Write the complete sweep file and its base recipe into the folder."""
+    head = "# The complete sweep; `groundup sweep work` on this folder goes on with it.\n"
+    content = yaml.safe_dump(store.sweep.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+    write_text(store.folder / SWEEP_FILE, head + content)
+    write_text(store.folder / BASE_FILE, store.base)
+
+
+def run_workers(store: Store, stop: StopRequest, say: Callable[[str], None]) -> None:
+    """Carry the sweep out with as many workers as its file says: in this process if it is one."""
+    count = store.sweep.workers
+    if count == 1:
+        from groundup.compare.worker import work
+
+        work(store, stop, say)
+        return
+    workers = [_start(store.folder, number) for number in range(count)]
+    try:
+        _wait(workers, stop, say)
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.terminate()
+        for worker in workers:
+            worker.wait()
+    if all(worker.returncode for worker in workers):
+        raise GroundupError(
+            f"all {count} workers ended before the sweep (exit status {workers[0].returncode})",
+            hint=f"`groundup sweep work {store.folder}` goes on",
+        )
+
+
+def _wait(workers: list[subprocess.Popen[bytes]], stop: StopRequest, say: Callable[[str], None]) -> None:
+    ended: set[int] = set()
+    while len(ended) < len(workers):
+        if (reason := stop.pending) is not None:
+            raise Interrupted(f"{reason.reason}; the same command goes on with the sweep", reason.exit_code)
+        time.sleep(0.05)
+        for number, worker in enumerate(workers):
+            if number not in ended and worker.poll() is not None:
+                ended.add(number)
+                if worker.returncode:
+                    say(f"worker {number} ended with status {worker.returncode}; the others go on with its run")
+
+
+def _start(folder: Path, number: int) -> subprocess.Popen[bytes]:
+    """A worker process; of several GPUs it sees one."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "groundup", "sweep", "work", str(folder), "--quiet"],
+        env={**os.environ, **_one_gpu(number)},
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def _one_gpu(number: int) -> dict[str, str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else [str(device) for device in range(torch.cuda.device_count())]
+    return {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]}

@@ -1,0 +1,207 @@
+"""Whole sweeps of tiny runs: serial, by several workers that are killed, with failures, with pruning."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from groundup.basis.interruption import StopRequest
+from groundup.compare.status import summary_of
+from groundup.compare.store import Store
+from groundup.compare.sweep_file import read_sweep
+from groundup.compare.sweeping import begin, join, run_workers
+from groundup.compare.worker import work
+
+Write = Callable[..., Path]
+Start = Callable[[Path], "subprocess.Popen[bytes]"]
+
+
+def carried_out(file: Path, folder: Path) -> Store:
+    """A sweep by one worker in this process."""
+    store = begin(read_sweep(file), folder)
+    run_workers(store, StopRequest(), lambda line: None)
+    return store
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """What every run has learned: its weights, and its metrics without what depends on the clock."""
+    found = {}
+    for run in sorted((folder / "runs").iterdir()):
+        if run.name.startswith("."):
+            continue
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        numbers = [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in lines]
+        found[run.name] = ((run / "checkpoints" / "last" / "model.safetensors").read_bytes(), numbers)
+    return found
+
+
+def done_in(journal: Path) -> Counter[tuple[int, str]]:
+    """How often each run was taken down as done."""
+    count: Counter[tuple[int, str]] = Counter()
+    for line in journal.read_text().splitlines():
+        entry = json.loads(line)
+        for key, value in entry.get("user_attr", {}).items():
+            if key.startswith("seed:") and value.get("state") == "done":
+                count[entry["trial_id"], key] += 1
+    return count
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """start(folder): a worker process; what still runs at the end of the test is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def call(folder: Path) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "groundup", "sweep", "work", str(folder), "--quiet"]
+        started.append(subprocess.Popen(command, env={**os.environ}, stderr=subprocess.PIPE))
+        return started[-1]
+
+    yield call
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def run_of(process: "subprocess.Popen[bytes]", folder: Path) -> str | None:
+    """The run that the worker is in the middle of: it holds its lock, and has saved two steps."""
+    try:
+        opened = [Path(file.path) for file in psutil.Process(process.pid).open_files()]
+    except psutil.Error:
+        return None
+    names = [path.name[1:-5] for path in opened if path.parent.name == "runs" and path.name.endswith(".lock")]
+    return next((name for name in names if (folder / "runs" / name / "checkpoints" / "step-0000002").exists()), None)
+
+
+def test_two_workers_killed_twice_do_every_run_once_and_as_a_serial_sweep_does(
+    sweep_file: Write, tmp_path: Path, start: Start
+) -> None:
+    file = sweep_file(lease=2.0)
+    carried_out(file, tmp_path / "serial")
+    expected = results(tmp_path / "serial")
+    assert len(expected) == 4
+    folder = tmp_path / "shared"
+    begin(read_sweep(file), folder)
+    workers = [start(folder), start(folder)]
+    killed = []
+    for _ in range(2):
+        end = time.monotonic() + 120
+        while (name := run_of(workers[0], folder)) is None:
+            assert time.monotonic() < end
+            assert workers[0].poll() is None, "it ended before it could be killed"
+            time.sleep(0.002)
+        workers[0].kill()
+        killed.append(name)
+        workers = [workers[1], start(folder)] if len(killed) == 1 else workers[1:]
+    said = b"".join(worker.communicate(timeout=120)[1] for worker in workers)
+    assert all(worker.returncode == 0 for worker in workers), said
+    store = join(str(folder))
+    assert [run.state for run in store.runs()] == ["done"] * 4
+    assert set(done_in(folder / "journal.jsonl").values()) == {1}
+    assert results(folder) == expected
+
+
+def test_two_workers_of_one_command_equal_a_serial_sweep(sweep_file: Write, tmp_path: Path) -> None:
+    expected = carried_out(sweep_file(seeds=1), tmp_path / "serial")
+    store = carried_out(sweep_file(seeds=1, workers=2), tmp_path / "two")
+    assert results(store.folder) == results(expected.folder)
+    assert [(run.name, run.value) for run in store.runs()] == [(run.name, run.value) for run in expected.runs()]
+
+
+def test_failing_runs_are_recorded_with_their_reason_and_the_sweep_goes_on(sweep_file: Write, tmp_path: Path) -> None:
+    bundles = {
+        "diverges": {"schedule.lr": 1e30},
+        "too_small_a_batch": {"train.batch_size": 4000},
+        "learns": {"schedule.lr": 0.05},
+    }
+    store = carried_out(sweep_file(grid={"how": bundles}, seeds=1), tmp_path / "sweep")
+    first, second, third = store.runs()
+    assert first.state == "failed"
+    assert (first.reason or "").startswith("NonFiniteLoss: the loss")
+    assert second.state == "failed"
+    assert (second.reason or "").startswith("UsageError: ")
+    assert "batch_size" in (second.reason or "")
+    assert third.state == "done"
+    told = json.loads((store.folder / "sweep.json").read_text())
+    assert [run["state"] for run in told["runs"]] == ["failed", "failed", "done"]
+    assert told["runs"][0]["reason"] == first.reason
+    assert told["mode"] == "max"
+    # The same command again has nothing to do.
+    carried_out(sweep_file(grid={"how": bundles}, seeds=1), tmp_path / "sweep")
+    assert store.runs() == [first, second, third]
+
+
+def test_a_search_prunes_what_falls_behind_and_keeps_to_its_budget(sweep_file: Write, tmp_path: Path) -> None:
+    file = sweep_file(
+        grid=None,
+        search={"space": {"schedule.lr": {"low": 1e-7, "high": 0.1, "log": True}}, "startup": 3},
+        seeds=1,
+        budget={"runs": 7},
+        metric="validation_loss",
+        prune={"name": "successive_halving", "start": "2step", "reduction": 2},
+    )
+    file.write_text(file.read_text().replace("checkpoint.every: 1step", "evaluate.every: 2step"))
+    store = carried_out(file, tmp_path / "sweep")
+    runs = store.runs()
+    states = Counter(run.state for run in runs)
+    assert len(runs) == 7
+    assert states["pruned"] >= 1
+    assert states["done"] >= 1
+    assert states["pruned"] + states["done"] == 7
+    whole = max(run.pflop for run in runs)
+    assert all(0 < run.pflop < whole and run.value is None and run.reason for run in runs if run.state == "pruned")
+    best = summary_of(store)["best"]
+    assert best["mean"] == min(run.value for run in runs if run.value is not None)
+
+
+def test_an_interrupted_sweep_gives_its_run_back_and_goes_on_with_it(sweep_file: Write, tmp_path: Path) -> None:
+    store = begin(read_sweep(sweep_file(seeds=1)), tmp_path / "sweep")
+    lease, over = store.take("somebody")
+    assert lease is not None
+    assert not over
+    store.give_back(lease)
+    work(store, StopRequest(), lambda line: None)
+    assert [run.state for run in store.runs()] == ["done", "done"]
+
+
+def test_a_run_has_one_owner_until_its_lease_is_over(sweep_file: Write, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    one = begin(read_sweep(sweep_file(seeds=1, lease=0.5)), folder)
+    other = join(str(folder))
+    first, second = one.take("a")[0], other.take("b")[0]
+    assert first is not None
+    assert second is not None
+    assert first.name != second.name
+    assert other.take("c") == (None, False)
+    end = time.monotonic() + 0.8
+    while time.monotonic() < end:
+        assert one.renew(first)
+        time.sleep(0.1)
+    taken, _ = other.take("c")
+    assert taken is not None
+    assert taken.name == second.name
+    assert not one.renew(second)
+
+
+def test_another_sweep_does_not_get_into_the_folder(sweep_file: Write, tmp_path: Path) -> None:
+    from groundup.basis.errors import UsageError
+
+    begin(read_sweep(sweep_file()), tmp_path / "sweep")
+    with pytest.raises(UsageError, match="exists already"):
+        begin(read_sweep(sweep_file(seeds=3)), tmp_path / "sweep")
+
+
+def test_half_a_line_of_a_killed_writer_is_no_harm(sweep_file: Write, tmp_path: Path) -> None:
+    store = begin(read_sweep(sweep_file()), tmp_path / "sweep")
+    with open(store.folder / "journal.jsonl", "a") as journal:
+        journal.write('{"op_code": 8, "trial')
+    other = join(str(store.folder))
+    assert other.take("a")[0] is not None
+    assert len(join(str(store.folder)).runs()) == 4
