@@ -38,6 +38,7 @@ HEAVY = {
         "huggingface_hub",
         "scipy",
         "wandb",
+        "plotly",
     ),
 }
 

@@ -1,8 +1,309 @@
+"""The report on real runs: what is in its tables, its page and its Markdown file, and what it leaves alone."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
-from groundup.compare.report import write_report
-def test_x(search_folder: Path, tmp_path: Path):
-    import shutil
-    out=Path("/tmp/w/rep2"); shutil.rmtree(out,ignore_errors=True); out.mkdir()
-    shutil.copytree(search_folder,out/"search")
-    d,p,m=write_report([out/"search"],out/"report.html")
-    print(m.read_text()[-1500:])
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from groundup.basis.errors import UsageError
+from groundup.compare.boards import boards as boards_of
+from groundup.compare.collect import Collection, read_run
+from groundup.compare.report import _board, report, write_report
+from groundup.compare.report_text import markdown, ranking, summary_lines
+
+MakeRun = Callable[..., None]
+
+
+class Reader(HTMLParser):
+    """What a browser would find: `links`, everything that would be `loaded`, the text of `scripts`, the cells of tables."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.scripts: dict[str, str] = {}
+        self.open: list[str] = []
+        self.policy = ""
+        self.text = ""
+        self._script: str | None = None
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {key: value or "" for key, value in attrs}
+        if tag not in ("meta", "br", "img", "input", "link"):
+            self.open.append(tag)
+        if tag == "a":
+            self.links.append(given["href"])
+        elif "src" in given or "href" in given:
+            self.loaded.append(given.get("src") or given["href"])
+        if tag == "script":
+            self._script = given.get("id", f"script {len(self.scripts)}")
+        if given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = given["content"]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+        self._script = None if tag == "script" else self._script
+
+    def handle_data(self, data: str) -> None:
+        if self._script is not None:
+            self.scripts[self._script] = self.scripts.get(self._script, "") + data
+        elif "style" not in self.open:
+            self.text += data
+
+
+@pytest.fixture(scope="session")
+def reported(
+    sweep_folder: Path, runs_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Path]:
+    """The report on a real grid and three real runs: the document and the page."""
+    folder = tmp_path_factory.mktemp("report here")
+    document, page, _ = write_report([sweep_folder, runs_folder], folder / "report.html")
+    return document, page
+
+
+@pytest.fixture(scope="session")
+def read(reported: tuple[dict[str, Any], Path]) -> Reader:
+    """The page as it is parsed."""
+    return Reader(reported[1].read_text(encoding="utf-8"))
+
+
+def test_the_page_is_well_formed_and_loads_nothing(read: Reader) -> None:
+    assert read.open == []
+    assert read.loaded == []
+    assert "default-src 'none'" in read.policy
+    assert not re.search(
+        r"(url\(|@import)", (Path(sys.modules[report.__module__].__file__ or "").parent / "report.css").read_text()
+    )
+
+
+def test_every_link_is_relative_and_leads_to_a_file_that_is_there(
+    read: Reader, reported: tuple[dict[str, Any], Path]
+) -> None:
+    assert len(read.links) == 2 * 8 + 2 * 3 + 3
+    for link in read.links:
+        assert not re.match(r"[a-z]+:|/", link)
+        assert (reported[1].parent / unquote(link)).exists()
+
+
+def test_the_data_in_the_page_is_the_document(read: Reader, reported: tuple[dict[str, Any], Path]) -> None:
+    assert json.loads(read.scripts["data"]) == json.loads(json.dumps(reported[0]))
+
+
+def test_curves_are_the_lines_of_metrics_jsonl(read: Reader, sweep_folder: Path) -> None:
+    board = json.loads(read.scripts["data"])["boards"][0]
+    assert len(board["curves"]) == 8
+    for curve in board["curves"]:
+        lines = (sweep_folder / "runs" / curve["run"] / "metrics.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        assert curve["values"]["validation_top1"] == [record["validation_top1"] for record in records]
+        assert curve["clocks"]["epoch"] == [record["epoch"] for record in records]
+
+
+def test_a_row_is_the_mean_of_its_seeds(reported: tuple[dict[str, Any], Path], sweep_folder: Path) -> None:
+    entries = json.loads((sweep_folder / "sweep.json").read_text())["runs"]
+    board = reported[0]["boards"][0]
+    assert [row["mean"] for row in board["rows"]] == sorted((row["mean"] for row in board["rows"]), reverse=True)
+    for row in board["rows"]:
+        own = {str(entry["seed"]): entry["value"] for entry in entries if entry["overrides"] == row["settings"]}
+        assert row["results"] == own
+        assert row["mean"] == pytest.approx(sum(own.values()) / 2)
+        tested = [
+            json.loads((sweep_folder / "runs" / run["name"] / "summary.json").read_text())["top1"]
+            for run in row["runs"]
+        ]
+        assert row["test"]["mean"] == pytest.approx(sum(tested) / 2)
+
+
+def test_a_grid_shows_effects_and_a_failed_run_its_reason(reported: tuple[dict[str, Any], Path], read: Reader) -> None:
+    board = reported[0]["boards"][0]
+    assert board["effects"]["settings"] == {
+        "schedule.max_lr": ["0.1", "0.0001"],
+        "loss.label_smoothing": ["0.0", "0.1"],
+    }
+    assert board["importance"] is None
+    assert board["without"] == [{"name": "004-seed0", "seed": 0, "state": "failed", "reason": "loss is not finite"}]
+    assert "loss is not finite" in read.text
+
+
+def test_validation_and_test_are_never_in_one_column(reported: tuple[dict[str, Any], Path]) -> None:
+    sweep, runs = reported[0]["boards"]
+    assert (sweep["metric"], sweep["split"]) == ("validation_top1", "validation")
+    assert (runs["metric"], runs["split"]) == ("top1", "test")  # one of the three has no validation split
+    assert any("Ranked on the test split" in note for note in runs["notes"])
+    optimistic = next(curve for curve in runs["curves"] if curve["run"] == "third")
+    assert "test_top1" in optimistic["values"]
+    assert not any("validation" in key for key in optimistic["values"])
+    assert all(row["test"] is None for row in runs["rows"])
+
+
+def test_an_optimistic_run_is_marked_in_every_table(reported: tuple[dict[str, Any], Path], read: Reader) -> None:
+    document, page = reported
+    assert [row["optimistic"] for row in sorted(document["boards"][1]["rows"], key=lambda row: row["label"])] == [
+        False,
+        False,
+        True,
+    ]
+    text = page.with_suffix(".md").read_text()
+    marked = [line for line in text.splitlines() if line.startswith("|") and "third" in line]
+    assert len(marked) == 2
+    assert all("OPTIMISTIC" in line for line in marked)
+    assert read.text.count("OPTIMISTIC") == 2
+    assert any("1 of 12 runs are optimistic" in note for note in document["notes"])
+    assert any("OPTIMISTIC" in line for line in summary_lines(document))
+
+
+def test_one_seed_has_no_interval_and_says_so(reported: tuple[dict[str, Any], Path]) -> None:
+    runs = reported[0]["boards"][1]
+    assert all(row["interval"] is None and row["sd"] is None for row in runs["rows"])
+    head, rows = ranking(runs)
+    assert all(
+        row[head.index("95% interval over seeds")].startswith("one seed: none; over test images") for row in rows
+    )
+    assert "3 of 3 rows have one seed" in runs["in_words"][0]
+
+
+def test_the_diary_says_what_was_changed_and_what_came_of_it(
+    reported: tuple[dict[str, Any], Path], runs_folder: Path
+) -> None:
+    first, second, third = reported[0]["history"]
+    assert (first["changes"], first["verdict"]) == (None, "the first result")
+    assert second["changes"] == [{"key": "schedule.max_lr", "before": "0.1", "now": "1e-06"}]
+    assert second["top1"] == json.loads((runs_folder / "second" / "summary.json").read_text())["top1"]
+    assert re.match(
+        r"(worse than first|no difference to first shown): -?[\d.]+ points \(95% interval",
+        second["verdict"].replace("+", ""),
+    )
+    assert second["shown"] == (not second["difference_interval"][0] <= 0 <= second["difference_interval"][1])
+    assert {"evaluate.optimistic", "data.validation"} <= {change["key"] for change in third["changes"]}
+    assert "no fair comparison" in third["verdict"]
+
+
+def test_runs_on_other_test_data_are_not_compared(make_run: MakeRun, tmp_path: Path) -> None:
+    for place, (name, data) in enumerate([("a", "one"), ("b", "one"), ("c", "two")]):
+        make_run(tmp_path / name, {"loss": {"label_smoothing": place}}, data=data)
+        os.utime(tmp_path / name / "recipe.yaml", (place, place))
+    document = report([tmp_path], tmp_path)
+    assert [len(board["rows"]) for board in document["boards"]] == [2, 1]
+    assert all("on different data" in board["notes"][0] for board in document["boards"])
+    assert document["history"][1]["difference"] == 0
+    assert "no difference to a shown" in document["history"][1]["verdict"]
+    assert document["history"][2]["verdict"] == "not compared with b: other test data"
+
+
+def test_runs_that_differ_in_seed_alone_are_one_row_ranked_on_validation(make_run: MakeRun, tmp_path: Path) -> None:
+    for rate, base in ((0.1, 0.6), (0.2, 0.5)):
+        for seed in range(3):
+            settings = {"seed": seed, "name": f"lr {rate}", "schedule": {"lr": rate}}
+            make_run(tmp_path / f"{rate}-{seed}", settings, top1=1 - base, validation=base + 0.001 * seed * (1 + rate))
+    (board,) = report([tmp_path], tmp_path)["boards"]
+    assert (board["metric"], board["split"]) == ("validation_top1", "validation")
+    assert [row["label"] for row in board["rows"]] == ["lr 0.1", "lr 0.2"]
+    assert [row["seeds"] for row in board["rows"]] == [3, 3]
+    assert board["in_words"][0].startswith("lr 0.1 is better than lr 0.2 by 9.99 points")
+
+
+def test_calibration_and_corruptions_stand_in_columns_where_they_were_measured(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    make_run(tmp_path / "a", {})
+    run = read_run(tmp_path / "a")
+    sections = {
+        "calibration": {"test": {"as_trained": {"ece_equal_mass": 0.031}}},
+        "corruptions": {"test": {"mean": 0.42}},
+    }
+    (board,) = boards_of(Collection([], [replace(run, sections=sections), replace(run, seed=1, folder=tmp_path / "b")]))
+    head, (row,) = ranking(_board(board, tmp_path))
+    assert row[head.index("ECE (test)")] == "3.10% (1 of 2 runs)"
+    assert row[head.index("mean corruption accuracy (test)")] == "42.00% (1 of 2 runs)"
+
+
+def test_a_search_shows_importance_parallel_coordinates_and_the_front(search_folder: Path, tmp_path: Path) -> None:
+    document, page, _ = write_report([search_folder], tmp_path / "report.html")
+    (board,) = document["boards"]
+    assert next(iter(board["importance"]["shares"])) == "schedule.max_lr"
+    assert board["parallel"]
+    assert board["effects"] is None
+    front = [row for row in board["rows"] if row["front"]]
+    assert board["rows"][0] in front
+    for row in front:
+        assert not any(other["pflop"] <= row["pflop"] and other["mean"] > row["mean"] for other in board["rows"])
+    assert 'id="parallel-0"' in page.read_text(encoding="utf-8")
+
+
+def test_names_cannot_break_out_of_the_page_or_the_table(make_run: MakeRun, tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script>|<img src=x>"
+    make_run(tmp_path / "runs" / "a", {"name": evil})
+    _, page, table = write_report([tmp_path / "runs"], tmp_path / "report.html")
+    read = Reader(page.read_text(encoding="utf-8"))
+    assert (len(read.scripts), read.loaded, read.open) == (3, [], [])
+    assert json.loads(read.scripts["data"])["boards"][0]["rows"][0]["label"] == evil
+    row = next(line for line in table.read_text().splitlines() if "alert" in line)
+    assert "<script" not in row
+    assert "\\|&lt;img" in row
+
+
+def test_only_an_earlier_report_is_written_over(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", {})
+    out = tmp_path / "report.html"
+    assert [place.name for place in write_report([tmp_path / "runs"], out)[1:]] == ["report.html", "report.md"]
+    assert [place.name for place in write_report([tmp_path / "runs"], out)[1:]] == ["report.html", "report.md"]
+    (tmp_path / "report.md").write_text("my notes")
+    assert [place.name for place in write_report([tmp_path / "runs"], out)[1:]] == ["report-2.html", "report-2.md"]
+    assert (tmp_path / "report.md").read_text() == "my notes"
+
+
+@pytest.mark.parametrize("out", ["report.txt", "nowhere/report.html"])
+def test_a_place_that_cannot_hold_the_page_is_told(out: str, make_run: MakeRun, tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", {})
+    with pytest.raises(UsageError, match="--out"):
+        write_report([tmp_path / "runs"], tmp_path / out)
+
+
+def test_without_the_chart_library_the_extra_is_named(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "runs" / "a", {})
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(UsageError, match=r"groundup\[report\]"):
+        write_report([tmp_path / "runs"], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_an_unfinished_run_is_in_the_diary_and_in_no_table(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run(tmp_path / "a", {})
+    (tmp_path / "a" / "summary.json").unlink()
+    document = report([tmp_path], tmp_path)
+    assert document["boards"] == []
+    assert document["history"][0]["verdict"] == "no result: unfinished"
+    assert "unfinished" in markdown(document)
+
+
+def test_the_command_prints_the_ranks_and_where_the_page_is(
+    runs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from groundup.cli.main import main
+
+    shutil.copytree(runs_folder, tmp_path / "runs", symlinks=True)
+    monkeypatch.chdir(tmp_path)
+    for flags in ([], ["--json"]):
+        monkeypatch.setattr(sys, "argv", ["groundup", "report", "runs", *flags])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+    text, _, last = capsys.readouterr().out.rstrip().rpartition("\n")
+    assert "OPTIMISTIC" in text
+    assert text.endswith("report.html\nreport.md")
+    document = json.loads(last)
+    assert (document["page"], document["markdown"], len(document["history"])) == ("report.html", "report.md", 3)
+    assert document["boards"][0]["rows"][0]["runs"][0]["command"].startswith("groundup train runs/")

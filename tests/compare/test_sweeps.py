@@ -20,6 +20,8 @@ from groundup.compare.sweep_file import read_sweep
 from groundup.compare.sweeping import begin, join, run_workers
 from groundup.compare.worker import work
 
+from .conftest import FIXED
+
 Write = Callable[..., Path]
 Start = Callable[[Path], "subprocess.Popen[bytes]"]
 
@@ -205,3 +207,49 @@ def test_half_a_line_of_a_killed_writer_is_no_harm(sweep_file: Write, tmp_path: 
     other = join(str(store.folder))
     assert other.take("a")[0] is not None
     assert len(join(str(store.folder)).runs()) == 4
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
+    from groundup.cli.main import main
+
+    monkeypatch.setattr(sys, "argv", ["groundup", "sweep", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+
+
+def test_a_dry_run_lists_runs_and_cost_and_starts_nothing(
+    sweep_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = sweep_file(grid={"model.width": [8, 16]}, fixed={**FIXED, "model": {"name": "resnet18", "stem": "small"}})
+    command(monkeypatch, "run", file, "--dry-run", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert [run["name"] for run in told["runs"]] == ["000-seed0", "000-seed1", "001-seed0", "001-seed1"]
+    costs = [run["pflop"] for run in told["runs"]]
+    assert costs[0] == costs[1] < costs[2] / 3
+    assert told["pflop"] == pytest.approx(sum(costs))
+    assert not (tmp_path / "runs").exists()
+    command(monkeypatch, "run", file, "--dry-run")
+    assert "4 runs" in capsys.readouterr().out
+
+
+def test_the_cost_of_a_dry_run_is_that_of_the_run(
+    sweep_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = sweep_file(grid={"schedule.lr": [0.05]}, seeds=1, fixed={**FIXED, "track.tensorboard": True})
+    command(monkeypatch, "run", file, "--dry-run", "--json")
+    planned = json.loads(capsys.readouterr().out)["pflop"]
+    command(monkeypatch, "run", file, "--json")
+    done = json.loads(capsys.readouterr().out)
+    assert done["runs"]["done"] == 1
+    assert done["pflop"] == pytest.approx(planned)
+    assert not list(Path("runs/small/runs/000-seed0").glob("*.png"))
+    [*_, hparams] = sorted(Path("runs/small/runs/000-seed0/tensorboard").iterdir())
+    assert b"schedule.lr" in hparams.read_bytes()
+    assert b"hparams" in hparams.read_bytes()
+    command(monkeypatch, "status", "runs/small")
+    shown = capsys.readouterr().out
+    assert "1 done" in shown
+    assert "schedule.lr=0.05" in shown

@@ -55,7 +55,7 @@ def test_pairing_shows_what_unpaired_accuracies_hide() -> None:
 
 def test_in_words_the_worse_one_is_not_called_better() -> None:
     result = compare_runs(*pair(700, 10, 40, 250))
-    assert result.in_words().startswith("B is better by 3.0 points (95% interval -4.4 to -1.6 over")
+    assert result.in_words().startswith("B is better by 3.0 points (95% interval +1.6 to +4.4 over")
     assert "no difference shown: +0.5 points" in compare_runs(*pair(700, 30, 25, 245)).in_words()
 
 

@@ -1,4 +1,4 @@
-"""A real browser without a window, led over the pipe that Chromium offers to programs (its DevTools protocol); no driver to install."""
+"""A real browser without a window, led over the pipe that Chromium offers to programs (its DevTools protocol)."""
 
 import json
 import os
@@ -31,8 +31,19 @@ class Page:
             os.dup2(spare[0], 3)
             os.dup2(spare[1], 4)
 
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-        quiet = ["--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage", "--window-size=1280,900"]
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--use-angle=swiftshader",
+            "--enable-unsafe-swiftshader",
+        ]
+        quiet = [
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-dev-shm-usage",
+            "--window-size=1280,900",
+        ]
         self._process = subprocess.Popen(
             [program, *flags, *quiet, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"],
             preexec_fn=keep,
@@ -102,7 +113,9 @@ class Page:
     def __enter__(self) -> "Page":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _next(self, seconds: float = 60) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from groundup.compare.collect import Collection, Run, Sweep
-from groundup.compare.effects import as_text, short_text, varied
+from groundup.compare.effects import short_text, varied
 from groundup.compare.statistics import Spread, spread
 
 SELECTED_ON_TEST = (
@@ -24,7 +24,10 @@ SELECTED_ON_TEST = (
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one recipe, one for each seed that finished. `settings`: where it differs from others on its board; `place`: when it came."""
+    """Runs of one recipe, one for each seed that finished. `settings`: where it differs from others on its board.
+
+    place: in the order in which the groups came, before they were ranked.
+    """
 
     label: str
     settings: Mapping[str, Any]

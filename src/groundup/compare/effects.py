@@ -30,7 +30,7 @@ Cell = tuple[Mapping[str, Any], Sequence[float]]
 
 @dataclass(frozen=True)
 class Factors:
-    """`levels`: the values of each setting that spans the grid, as text, in order of appearance; `follows`: what is given by them."""
+    """`levels`: the values of each setting that spans the grid, as text, in order; `follows`: what is given by them."""
 
     levels: dict[str, list[str]]
     follows: list[str]
@@ -169,7 +169,9 @@ def _numeric(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
     return all(isinstance(row[key], int | float) and not isinstance(row[key], bool) for row in rows)
 
 
-def _fanova(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], results: Sequence[float]) -> dict[str, float] | None:
+def _fanova(
+    rows: Sequence[Mapping[str, Any]], keys: Sequence[str], results: Sequence[float]
+) -> dict[str, float] | None:
     """By Optuna; None if it is not installed."""
     try:
         import optuna

@@ -1,9 +1,9 @@
 """Hand-made runs as a diary: in the order in which they began, what was changed against the run before, the result, the verdict.
 
 Result   the accuracy on test with its interval over test images, as the run's summary has it.
-Verdict  the difference to the finished run before, if both were tested on the same images, with the interval of R. G. Newcombe for shares
-         that were counted apart (`evaluation.intervals.newcombe`). The run folders do not hold who was right on which image; a
-         paired interval (`groundup evaluate A B`) is narrower, so a difference shown here is one there.
+Verdict  the difference to the finished run before, if both were tested on the same images, with the interval of R. G. Newcombe
+         for shares that were counted apart (`evaluation.intervals.newcombe`). The run folders do not hold who was right on which
+         image; the paired interval of `groundup evaluate A B` is as a rule narrower, because networks agree on most images.
 Hurts    one seed each: the verdict is on these two trained networks. Another seed may turn it round; a table of groups of seeds
          says what a change of the recipe does.
 """
@@ -76,10 +76,9 @@ def verdict(run: Run, before: Run | None) -> dict[str, Any]:
         return {"verdict": "the first result", **none}
     if run.test_images != before.test_images:
         return {"verdict": f"not compared with {before.name}: other test data", **none}
-    assert run.summary is not None and before.summary is not None
-    counts = [(round(summary["top1"] * summary["images"]), summary["images"]) for summary in (run.summary, before.summary)]
-    low, high = newcombe(*counts)
-    difference = run.summary["top1"] - before.summary["top1"]
+    now, then = run.summary or {}, before.summary or {}
+    low, high = newcombe(_counts(now), _counts(then))
+    difference = now["top1"] - then["top1"]
     shown = not low <= 0 <= high
     return {
         "verdict": _in_words(difference, (low, high), shown, before.name, run.optimistic or before.optimistic),
@@ -87,6 +86,11 @@ def verdict(run: Run, before: Run | None) -> dict[str, Any]:
         "difference_interval": [low, high],
         "shown": shown,
     }
+
+
+def _counts(summary: Mapping[str, Any]) -> tuple[int, int]:
+    """(images that it has right, images)."""
+    return round(summary["top1"] * summary["images"]), summary["images"]
 
 
 def _in_words(difference: float, interval: tuple[float, float], shown: bool, before: str, optimistic: bool) -> str:

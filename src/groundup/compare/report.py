@@ -74,7 +74,8 @@ def _optimistic(collection: Collection) -> list[str]:
     if not count:
         return []
     return [
-        f"{count} of {len(every)} runs are optimistic: the test split was used to choose, so new images will be classified less well."
+        f"{count} of {len(every)} runs are optimistic: the test split was used to choose, "
+        "so new images will be classified less well."
     ]
 
 
@@ -119,7 +120,7 @@ def _rows(board: Board, base: Path) -> list[Document]:
     with_cost = [row for row in rows if row["pflop"] is not None]
     front = pareto_front([row["pflop"] for row in with_cost], [row["mean"] for row in with_cost], board.mode)
     for place, row in enumerate(with_cost):
-        row["front"] = place in front
+        row["front"] = place in front and len(with_cost) > 1
     return rows
 
 
@@ -142,7 +143,9 @@ def _row(rank: int, group: Group, board: Board, base: Path) -> Document:
         "pflop": group.mean_of([run.pflop for run in group.runs]),
         "seconds": group.mean_of([run.seconds for run in group.runs]),
         "front": False,
-        "calibration": _measured([(run.fact("calibration").get("as_trained") or {}) for run in group.runs], "ece_equal_mass"),
+        "calibration": _measured(
+            [(run.fact("calibration").get("as_trained") or {}) for run in group.runs], "ece_equal_mass"
+        ),
         "corruptions": _measured([run.fact("corruptions") for run in group.runs], "mean"),
         "runs": [_linked(run, base) for run in group.runs],
     }
@@ -228,19 +231,20 @@ def _in_words(board: Board, pairs: Sequence[Difference]) -> list[str]:
     open_ = len(pairs) - len(real) - flat
     if open_:
         said.append(
-            f"{open_} of {len(pairs)} comparisons show no difference between the recipes: "
+            f"No difference is shown in {open_} of {_count(len(pairs))}: "
             "the seeds differ too much, or are too few, to tell."
         )
     if flat:
-        said.append(f"{flat} comparisons cannot be judged: the seeds show no spread at all.")
+        said.append(f"{_count(flat)} cannot be judged: the difference is the same with every seed.")
     said.append(
-        f"Judged over the choice of seeds at 5% for all {len(pairs)} comparisons together (Holm); intervals are 95% each. "
+        f"Judged over the choice of seeds at 5% for {_count(len(pairs))} together (Holm); intervals are 95% each. "
         f"{_methods(pairs)} What other images would do is not in it."
     )
     return said
 
 
-
+def _count(comparisons: int) -> str:
+    return f"{comparisons} comparison{'s' if comparisons != 1 else ''}"
 
 
 def _methods(pairs: Sequence[Difference]) -> str:

@@ -1,8 +1,11 @@
-"""The report as one HTML file with everything in it: tables, numbers, and the chart library that draws them. No request to anywhere:
-the page's own security policy forbids it. Read on a screen in light and in dark, and printed. Links are relative to the page.
+"""The report as one HTML file with everything in it: tables, numbers, and the chart library that draws them.
 
-Charts   plotly.js (MIT), from the Python package `plotly`: curves with hover and zoom whose series are hidden by a click on the legend,
-         cost against result, parallel coordinates. 4.8 MB of the page are the library.
+No request to anywhere: the page's own security policy forbids it. Read on a screen in light and in dark, and printed. Links
+are relative to the page.
+
+Charts   plotly.js (MIT), from the Python package `plotly`: curves with hover and zoom whose series are hidden by a click on
+         the legend, cost against result, parallel coordinates. 4.8 MB of the page are the library. Its button that sends a
+         chart to its maker's server is taken out in report.js.
 Data     the whole document as JSON in the element `data`; everything that comes from recipes and paths is escaped.
 """
 
@@ -17,7 +20,7 @@ from groundup.basis.errors import UsageError
 from groundup.compare import report_text as text
 
 _MARK = '<meta name="generator" content="groundup report">'
-# plotly.js compiles the shaders of its parallel coordinates from text, hence unsafe-eval; nothing else than this file can be loaded.
+# plotly.js compiles what draws its parallel coordinates from text, hence unsafe-eval; nothing but this file can be loaded.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
@@ -87,14 +90,27 @@ def _board(number: int, board: dict[str, Any]) -> str:
     if board["importance"]:
         inside.append(_importance(board))
     if board["parallel"]:
-        inside.append(_chart("Settings and results", "parallel", number, "Drag along an axis to keep the lines that pass there."))
+        inside.append(
+            _chart("Settings and results", "parallel", number, "Drag along an axis to keep the lines that pass there.")
+        )
     if board["curves"]:
         inside.append(
-            _chart("Learning curves", "curves", number, "Drag to zoom, double-click to go back; a click on the legend hides a series.", True)
+            _chart(
+                "Learning curves",
+                "curves",
+                number,
+                "Drag to zoom, double-click to go back; a click on the legend hides a series.",
+                True,
+            )
         )
     if sum(row["pflop"] is not None for row in board["rows"]) > 1:
         inside.append(
-            _chart("Cost against result", "costs", number, "On the dotted front nothing is as cheap and better. Bars: 95% over seeds.")
+            _chart(
+                "Cost against result",
+                "costs",
+                number,
+                "On the dotted front nothing is as cheap and better. Bars: 95% over seeds.",
+            )
         )
     if board["without"]:
         inside.append(f"<h3>Runs without a result</h3>{_table(*text.without(board))}")
@@ -103,16 +119,14 @@ def _board(number: int, board: dict[str, Any]) -> str:
 
 def _ranking(board: dict[str, Any]) -> str:
     head, rows = text.ranking(board)
-    cells = [
-        [*(_cell(cell) for cell in row), _runs(entry)] for row, entry in zip(rows, board["rows"], strict=True)
-    ]
+    cells = [[*(_cell(cell) for cell in row), _runs(entry)] for row, entry in zip(rows, board["rows"], strict=True)]
     return _grid([*head, "run, recipe, command"], cells)
 
 
 def _runs(row: dict[str, Any]) -> str:
     """Links to the folder and the recipe of each run of a row, and the command that gives it again."""
     entries = "".join(
-        f'<div>{_anchor(run["folder"] + "/", run["name"])} {_anchor(run["recipe"], "recipe")}</div>'
+        f"<div>{_anchor(run['folder'] + '/', run['name'])} {_anchor(run['recipe'], 'recipe')}</div>"
         f"<code>{html.escape(run['command'])}</code>"
         for run in row["runs"]
     )
@@ -152,13 +166,14 @@ def _history(document: dict[str, Any]) -> str:
         for row, entry in zip(rows, document["history"], strict=True)
     ]
     said = (
-        "Each verdict compares two trained networks, one seed each, over the choice of test images: another seed may turn it round. "
-        "The intervals take the two runs as tested on different images and are wider than those of groundup evaluate A B."
+        "Each verdict compares two trained networks, one seed each, over the choice of test images: another seed may turn it "
+        "round. The intervals take the two runs as tested on different images; those of groundup evaluate A B are narrower."
     )
     many = sum(entry["difference"] is not None for entry in document["history"])
     if many >= 5:
         said += f" Of {many} verdicts, one in twenty is shown at 95% where there is no difference."
-    return f'<section><h2>The runs in the order in which they began</h2><p class="soft">{html.escape(said)}</p>{_grid(head, cells)}</section>'
+    title = "<h2>The runs in the order in which they began</h2>"
+    return f'<section>{title}<p class="soft">{html.escape(said)}</p>{_grid(head, cells)}</section>'
 
 
 def _note(note: str) -> str:

@@ -96,7 +96,14 @@ def ranking(board: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The heading and the rows of the ranked table, without links."""
     rows = board["rows"]
     measured = f"{board['split']} {board['metric'].removeprefix('average_').removeprefix(board['split'] + '_')}"
-    head = ["rank", "setting", f"{measured}, mean", "sd, points" if board["share"] else "sd", "95% interval over seeds", "seeds"]
+    head = [
+        "rank",
+        "setting",
+        f"{measured}, mean",
+        "sd, points" if board["share"] else "sd",
+        "95% interval over seeds",
+        "seeds",
+    ]
     tested = any(row["test"] for row in rows)
     calibrated, corrupted = (any(row[key] for row in rows) for key in ("calibration", "corruptions"))
     head += ["test top1, mean", "95% interval over seeds (test)"] if tested else []
@@ -118,7 +125,10 @@ def _ranked(board: dict[str, Any], row: dict[str, Any], tested: bool, calibrated
     ]
     if tested:
         test = row["test"] or {"mean": None, "interval": None}
-        cells += [value(share, test["mean"]), between(share, test["interval"]) if test["interval"] else "one seed: none"]
+        cells += [
+            value(share, test["mean"]),
+            between(share, test["interval"]) if test["interval"] else "one seed: none",
+        ]
     if calibrated:
         cells.append(_of_runs(row["calibration"]))
     if corrupted:
@@ -131,7 +141,7 @@ def _seeds_interval(board: dict[str, Any], row: dict[str, Any]) -> str:
     if row["interval"]:
         return between(board, row["interval"])
     if row["seeds"] > 1:
-        return "none"
+        return "all seeds agree: none"
     images = f"; over test images {between(board, row['image_interval'])}" if row["image_interval"] else ""
     return f"one seed: none{images}"
 
@@ -147,7 +157,13 @@ def duration(seconds: float | None) -> str:
     """A time of training."""
     if seconds is None:
         return "-"
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 100
+        else f"{seconds / 60:.1f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def comparisons(board: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -159,7 +175,11 @@ def comparisons(board: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             between(board, pair["interval"], signed=True),
             _p(pair["p"]),
             _p(pair["adjusted"]),
-            f"{pair['better']} is better" if pair["shown"] else "not judged" if pair["p"] is None else "no difference shown",
+            f"{pair['better']} is better"
+            if pair["shown"]
+            else "not judged"
+            if pair["p"] is None
+            else "no difference shown",
         ]
         for pair in board["differences"]
     ]
@@ -189,7 +209,9 @@ def effects(board: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def effects_said(board: dict[str, Any]) -> str:
     """What the effects are of."""
     found = board["effects"]
-    follows = f" {', '.join(found['follows'])} follow from these and are part of their effects." if found["follows"] else ""
+    follows = (
+        f" {', '.join(found['follows'])} follow from these and are part of their effects." if found["follows"] else ""
+    )
     alone = "" if any(row["seeds"] > 1 for row in board["rows"]) else " One seed each: no intervals."
     return f"A full grid of {', '.join(found['settings'])}; each effect is a mean over all values of the others.{follows}{alone}"
 
@@ -201,7 +223,9 @@ def importances(board: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def importance_said(board: dict[str, Any]) -> str:
     """How importance was found."""
-    return f"Share of the variance of {board['metric']}: {board['importance']['method']}. {board['importance']['remark']}"
+    return (
+        f"Share of the variance of {board['metric']}: {board['importance']['method']}. {board['importance']['remark']}"
+    )
 
 
 def without(board: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -216,10 +240,20 @@ def diary(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for entry in document["history"]:
         mark = " (OPTIMISTIC)" if entry["optimistic"] else ""
-        result = "-" if entry["top1"] is None else f"{value(share, entry['top1'])} ({between(share, entry['interval'])}){mark}"
+        result = (
+            "-"
+            if entry["top1"] is None
+            else f"{value(share, entry['top1'])} ({between(share, entry['interval'])}){mark}"
+        )
         began = time.strftime("%Y-%m-%d %H:%M", time.gmtime(entry["began"]))
         rows.append([began, entry["run"], _changed(entry["changes"]), result, entry["verdict"]])
-    return ["began (UTC)", "run", "changed against the run before", "test top1 (95% interval over images)", "verdict"], rows
+    return [
+        "began (UTC)",
+        "run",
+        "changed against the run before",
+        "test top1 (95% interval over images)",
+        "verdict",
+    ], rows
 
 
 def _changed(changes: list[dict[str, Any]] | None) -> str:

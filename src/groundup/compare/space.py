@@ -1,7 +1,8 @@
 """What a sweep varies: axes, and how a point on them becomes overrides of a recipe.
 
 An axis is a recipe key with a range of numbers or a list of values, or a name of your own with labelled bundles of keys. A point
-gives every active axis its number or the label of its choice; an axis with `when` is active where earlier axes have the labels it names.
+gives every active axis its number or the label of its choice; an axis with `when` is active where earlier axes have the labels it
+names.
 """
 
 import math

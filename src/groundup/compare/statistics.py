@@ -1,11 +1,12 @@
 """What groups of runs that differ in their seed alone say: spread over seeds, which differences are real, the Pareto front.
 
-Spread   mean, standard deviation and Student's t interval over seeds (`evaluation.intervals`); one seed has neither of the last two.
-Pairs    every two groups, on the seeds that they share. Where three groups or more share all their seeds, what is left of
-         each result after its group's mean and its seed's mean estimates one variance for all pairs (randomized
-         blocks: R. A. Fisher, The design of experiments, 1935, ch. IV), (G - 1)(S - 1) degrees of freedom instead of S - 1. It
-         supposes equal spread: a test of M. B. Brown and A. B. Forsythe (JASA 69, 1974) that speaks against it, or other
-         seeds, leaves each pair to itself: Student's paired t, or B. L. Welch's t where fewer than two seeds are shared.
+Spread   mean, standard deviation and Student's t interval over seeds (`evaluation.intervals`); one seed has the mean alone.
+Pairs    every two groups, on the seeds that they share. Where three or more groups have the same three or more seeds, what is
+         left of each result after its group's mean and its seed's mean estimates one variance for all pairs (randomized
+         blocks: R. A. Fisher, The design of experiments, 1935, ch. IV), (G - 1)(S - 1) degrees of freedom instead of S - 1.
+         It supposes equal spread: where one group is too wide for that (W. G. Cochran's C, Annals of Eugenics 11, 1941; such as
+         a recipe that sometimes diverges), or seeds are not shared, each pair is left to itself: Student's paired t, or
+         B. L. Welch's t where fewer than two seeds are shared.
 Many     p values are corrected for the number of comparisons (S. Holm, Scandinavian Journal of Statistics 6, 1979): at 5% the
          chance of a single false "is better" in the whole table is at most 5%. The intervals are those of single comparisons.
 Speaks   of the choice of seeds on these very images. With the same images for all, what new images would do is not in it.
@@ -13,19 +14,19 @@ Speaks   of the choice of seeds on these very images. With the same images for a
 
 import itertools
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev, variance
 
 from groundup.evaluation import mean_interval
 
-_EQUAL_SPREAD = 0.1  # p of Brown and Forsythe below which the spread of the groups counts as unequal
+_FEWEST_SEEDS = 3  # with two seeds, a group that is wider than the others is not seen often enough
+_EQUAL_SPREAD = 0.25  # p of Cochran's C below which the spread of the groups counts as unequal
 
 
 @dataclass(frozen=True)
 class Spread:
-    """`sd` and `interval` are None for one seed."""
+    """`sd` and `interval` are None for one seed, `interval` also where all seeds agree: that is no certainty."""
 
     count: int
     mean: float
@@ -57,7 +58,8 @@ def spread(values: Sequence[float], confidence: float = 0.95) -> Spread:
     if len(values) < 2:
         return Spread(len(values), fmean(values), None, None)
     mean, low, high = mean_interval(values, confidence)
-    return Spread(len(values), mean, stdev(values), (low, high))
+    sd = stdev(values)
+    return Spread(len(values), mean, sd, (low, high) if sd > 1e-12 else None)
 
 
 def differences(groups: Mapping[str, Mapping[int, float]], confidence: float = 0.95) -> list[Difference]:
@@ -107,7 +109,7 @@ def student(difference: float, error: float, freedom: float, confidence: float) 
 def _pooled(groups: Mapping[str, Mapping[int, float]]) -> tuple[float, int] | None:
     """The variance of a single result and its degrees of freedom, from all groups; None where they cannot be pooled."""
     seeds = [set(results) for results in groups.values()]
-    if len(groups) < 3 or any(own != seeds[0] for own in seeds):
+    if len(groups) < 3 or len(seeds[0]) < _FEWEST_SEEDS or any(own != seeds[0] for own in seeds):
         return None
     order = sorted(seeds[0])
     table = [[results[seed] for seed in order] for results in groups.values()]
@@ -122,14 +124,15 @@ def _pooled(groups: Mapping[str, Mapping[int, float]]) -> tuple[float, int] | No
 
 
 def _equal_spread(rest: list[list[float]]) -> bool:
-    """Whether what is left of the results is as wide in every group, as far as can be told."""
-    from scipy.stats import levene
+    """Whether what is left of the results in the widest group is no wider than chance makes one of so many."""
+    from scipy.special import fdtrc
 
-    if len(rest[0]) < 3:
-        return True  # two seeds leave the same distance on both sides: nothing to be told from
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # groups without any spread divide by zero
-        return not float(levene(*rest, center="median").pvalue) < _EQUAL_SPREAD
+    squares = [sum(value * value for value in row) for row in rest]
+    share, groups, freedom = max(squares) / sum(squares), len(rest), len(rest[0]) - 1
+    if share >= 1:
+        return False
+    ratio = share * (groups - 1) / (1 - share)
+    return bool(groups * float(fdtrc(freedom, (groups - 1) * freedom, ratio)) >= _EQUAL_SPREAD)
 
 
 def _difference(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 JOURNAL = "journal.jsonl"
+_TEXT = {"client_encoding": "utf8"}  # a database made in the locale C would answer in bytes
 _ADVISORY_LOCK = zlib.crc32(b"groundup sweep")  # one for all sweeps of a database: the tables are theirs together
 _LOCK_SECONDS = 60.0  # to wait for the lock, which is held for milliseconds
 
@@ -136,7 +137,9 @@ class PostgreSQL(Storage):
 
         self.where = url
         self._url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-        self._engine: Any = sqlalchemy.create_engine(self._url, poolclass=sqlalchemy.pool.NullPool)
+        # No pool: a worker asks seldom, and no connection is left open between.
+        self._options: dict[str, Any] = {"poolclass": sqlalchemy.pool.NullPool, "connect_args": _TEXT}
+        self._engine: Any = sqlalchemy.create_engine(self._url, **self._options)
 
     @contextmanager
     def locked(self) -> Iterator[float]:
@@ -157,7 +160,7 @@ class PostgreSQL(Storage):
                 yield float(now)
 
     def _open(self) -> "BaseStorage":
-        storage: BaseStorage = require_optuna().storages.RDBStorage(self._url)
+        storage: BaseStorage = require_optuna().storages.RDBStorage(self._url, engine_kwargs=self._options)
         return storage
 
 

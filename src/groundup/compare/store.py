@@ -6,8 +6,8 @@ The sweep is an Optuna study, a configuration one of its trials; each seed of it
     reports:S   {step: value of the metric}
 
 Everything that changes is done inside `locked`: a file lock beside the journal, or a transaction that holds an advisory lock of
-PostgreSQL. Both are let go when their holder is killed. A run belongs to an owner until a deadline (seconds since 1970, by the clock
-of the database where there is one), which is moved on while it trains; after that anybody may take it over.
+PostgreSQL. Both are let go when their holder is killed. A run belongs to an owner until a deadline (seconds since 1970, by the
+clock of the database where there is one), which is moved on while it trains; after that anybody may take it over.
 """
 
 import math

@@ -1,7 +1,8 @@
 """A worker: takes runs from the store and trains them one after another in this process, until there are none.
 
-The decoded images are shared by all workers through the cache, and nothing is imported again between runs. A worker may be killed
-at any time: its run is taken over, from its checkpoint, when its lease has run out.
+The decoded images are shared by all workers through the cache, nothing is imported again between runs, and no pictures are drawn:
+for a small run they take as long as its training, and the report has the curves. A worker may be killed at any time: its run is
+taken over, from its checkpoint, when its lease has run out.
 """
 
 import contextlib
@@ -89,12 +90,12 @@ def _train(sweep: Sweep, folder: RunFolder, lease: Lease, base: Path, watch: "Wa
     if folder.recipe_file.exists():
         recipe = folder.recipe()
         watch.recipe = recipe
-        summary = resume(folder.path, terminal=watch, stop=watch.stop).summary
+        summary = resume(folder.path, terminal=watch, stop=watch.stop, pictures=False).summary
     else:
         recipe = load_recipe(str(base), lease.overrides)
         check_recipe(sweep, recipe, lease.name)
         watch.recipe = recipe
-        summary = train(recipe, run=folder.path, terminal=watch, stop=watch.stop).summary
+        summary = train(recipe, run=folder.path, terminal=watch, stop=watch.stop, pictures=False).summary
     value = metric_of(sweep, folder, recipe)
     write_hparams(folder, recipe, lease, sweep.metric, value)
     return Outcome("done", None, value, float(summary["pflop"]), float(summary["seconds"]))

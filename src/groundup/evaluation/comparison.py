@@ -52,15 +52,16 @@ class Comparison:
 
     def in_words(self) -> str:
         """One sentence in points, such as "no difference shown: +0.3 points (95% interval -0.5 to +1.1 ...)"."""
-        points = [100 * value for value in (self.difference, *self.interval)]
+        towards_b = self.shown and self.difference < 0  # then everything is told as what B has over A
+        values = (-self.difference, -self.interval[1], -self.interval[0]) if towards_b else (self.difference, *self.interval)
+        points = [100 * value for value in values]
         digits = _digits(points[1:])
         difference, low, high = (_signed(value, digits) for value in points)
         p = "p < 0.0001" if self.p < 1e-4 else f"p = {self.p:.2g}"
         facts = f"({self.confidence:.0%} interval {low} to {high} over the choice of {self.over}; {p})"
         if not self.shown:
             return f"no difference shown: {difference} points {facts}"
-        better = self.names[0] if self.difference > 0 else self.names[1]
-        return f"{better} is better by {abs(points[0]):.{digits}f} points {facts}"
+        return f"{self.names[1 if towards_b else 0]} is better by {points[0]:.{digits}f} points {facts}"
 
 
 def compare_runs(

@@ -15,22 +15,33 @@ _OPTIMISTIC = """**The accuracy is optimistic: the test split was used to choose
 
 """
 
+_PICTURES = """![training curves](training_curves.png)
+
+![what the network saw](samples.png)
+"""
+
 
 def write_card(folder: RunFolder, recipe: Recipe, summary: dict[str, Any]) -> None:
     """Write the card of a finished run."""
-    write_text(folder.card, card(recipe, summary, read_sections(folder)))
+    write_text(folder.card, card(recipe, summary, read_sections(folder), pictures=_has_pictures(folder)))
 
 
 def update_card(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], known: Sections, now: Sections) -> bool:
     """Write the card again with what is known `now`. False, and nothing is written, if it is not the one written before."""
-    if folder.card.exists() and folder.card.read_text(encoding="utf-8") != card(recipe, summary, known):
+    if folder.card.exists() and folder.card.read_text(encoding="utf-8") != card(
+        recipe, summary, known, pictures=_has_pictures(folder)
+    ):
         return False
-    write_text(folder.card, card(recipe, summary, now))
+    write_text(folder.card, card(recipe, summary, now, pictures=_has_pictures(folder)))
     return True
 
 
-def card(recipe: Recipe, summary: dict[str, Any], sections: Sections) -> str:
-    """The text of the card. `sections`: what evaluation.json holds."""
+def _has_pictures(folder: RunFolder) -> bool:
+    return folder.samples_picture.exists() or folder.curves_picture.exists()
+
+
+def card(recipe: Recipe, summary: dict[str, Any], sections: Sections, *, pictures: bool = True) -> str:
+    """The text of the card. `sections`: what evaluation.json holds; `pictures`: whether the run drew any."""
     low, high = summary["top1_interval"]
     # A summary of an earlier version may lack what was added since.
     own = summary.get("own") or {}
@@ -55,10 +66,7 @@ Trained from scratch with [groundup](https://pypi.org/project/groundup/) {summar
 {_OPTIMISTIC if summary["optimistic"] else ""}The interval speaks of the choice of test images alone, not of the choice of the seed.
 
 {"What to know about the data:" + chr(10) + chr(10) + notes if notes else ""}
-![training curves](training_curves.png)
-
-![what the network saw](samples.png)
-
+{_PICTURES if pictures else ""}
 {_evaluated(sections)}## Load it
 
 ```python

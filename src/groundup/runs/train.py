@@ -45,10 +45,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Own:
-    """What a caller hands in from Python in place of the recipe's: a network, data."""
+    """What a caller hands in from Python in place of the recipe's: a network, data. `pictures`: whether samples.png and
+    training_curves.png are drawn."""
 
     model: nn.Module | None = None
     splits: Splits | None = None
+    pictures: bool = True
 
     def names(self) -> dict[str, str]:
         """What was handed in, for the record: a run must not be described by a recipe that was not followed."""
@@ -66,12 +68,14 @@ def train(
     max_seconds: float | None = None,
     terminal: Tracker | None = None,
     stop: StopRequest | None = None,
+    pictures: bool = True,
 ) -> Run:
     """Train a recipe (library name, path, or object) into a new run folder.
 
     `run`: the folder, by default runs/NAME-001 and so on; `model`: your own network, (N, 3, S, S) -> (N, classes), in place of
     the recipe's; `data`: your own splits in place of the recipe's; `max_seconds`: stop resumably after that time. `terminal`: told
-    what a person would see, in place of the terminal; `stop`: your own request to stop, in place of `max_seconds`.
+    what a person would see, in place of the terminal; `stop`: your own request to stop, in place of `max_seconds`;
+    `pictures`: draw samples.png and training_curves.png.
     Raises `Interrupted` if stopped (the run can be resumed), `UsageError` for a bad recipe.
     """
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
@@ -80,7 +84,7 @@ def train(
     folder = create_run_folder(chosen, None if run is None else Path(run))
     folder.write_recipe(without_home(chosen))
     try:
-        return _carry_out(folder, Own(model, data), stop or StopRequest(max_seconds), terminal, opens=True)
+        return _carry_out(folder, Own(model, data, pictures), stop or StopRequest(max_seconds), terminal, opens=True)
     except GroundupError:
         discard_if_unused(folder)
         raise
@@ -94,6 +98,7 @@ def resume(
     max_seconds: float | None = None,
     terminal: Tracker | None = None,
     stop: StopRequest | None = None,
+    pictures: bool = True,
 ) -> Run:
     """Go on with a run exactly where its last whole checkpoint was taken. A finished run is returned as it is, unless the
     weights that it reports are damaged: then the steps since the newest whole checkpoint before them are made again, all of them if
@@ -101,7 +106,7 @@ def resume(
     folder = open_run_folder(run)
     if (summary := folder.summary()) and reported_weights_are_whole(folder):
         return Run(folder.path, summary)
-    return _carry_out(folder, Own(model, data), stop or StopRequest(max_seconds), terminal)
+    return _carry_out(folder, Own(model, data, pictures), stop or StopRequest(max_seconds), terminal)
 
 
 def _carry_out(folder: RunFolder, own: Own, stop: StopRequest, terminal: Tracker | None, *, opens: bool = False) -> Run:
@@ -192,7 +197,7 @@ def _train_with(
     metrics.cut_back(state.evaluated_at)  # the line of the checkpoint's own step may be still to come
     optional = _optional(folder, recipe, state.step if checkpoint else None)
     trackers = Trackers([terminal, *optional], essential=[metrics])
-    if not folder.samples_picture.exists():
+    if own.pictures and not folder.samples_picture.exists():
         for name in draw_samples(folder.samples_picture, job, plan.splits.classes):
             terminal.message(f"augment.policy: {name} changed none of the first images")
     trackers.start(
@@ -205,12 +210,14 @@ def _train_with(
         }
     )
     trackers.message(f"{engine.device}, {engine.threads} threads, {engine.why}")
-    trackers.image("samples", folder.samples_picture, state.step)
+    if folder.samples_picture.exists():
+        trackers.image("samples", folder.samples_picture, state.step)
     store = folder.store(recipe.checkpoint.keep, _keep_every(plan), _beside_state(recipe, plan.splits))
     try:
         run_loop(job, state, store, trackers, stop)
     finally:
-        _draw_curves(folder, recipe, terminal)
+        if own.pictures:
+            _draw_curves(folder, recipe, terminal)
         if folder.curves_picture.exists():
             trackers.image("training_curves", folder.curves_picture, state.step)
         trackers.close()
