@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import groundup
 from groundup.basis.errors import CheckpointError, GroundupError, OutOfMemory, UsageError
 from groundup.basis.files import sha256
-from groundup.basis.interruption import StopRequest
+from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.data import ImageSet, Splits
 from groundup.recipe import load_recipe
 from groundup.runs import prepare
@@ -252,3 +252,29 @@ def test_a_run_that_ended_before_its_average_began_says_whose_weights_it_reports
     run = groundup.train("digits", [*tiny, *late], run=tmp_path / "run")
     assert run.summary["weights"] == "model"
     assert "before its average had a sample: the trained weights are reported" in run.summary["notes"][-1]
+
+
+def test_a_run_with_phases_goes_on(tiny: list[str], tmp_path: Path) -> None:
+    phases = ["phases=[{from: 2step, set: {loss.label_smoothing: 0.1}}, {from: 1ep, set: {mix: {methods: []}}}]"]
+    whole = groundup.train("digits", [*tiny, *phases], run=tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        groundup.train("digits", [*tiny, *phases], run=tmp_path / "stopped", max_seconds=1e-9)
+    assert groundup.resume(tmp_path / "stopped").summary["top1"] == whole.summary["top1"]
+    state = whole.folder / "checkpoints" / "last" / "state.pt"
+    assert torch.load(state, weights_only=True)["recipe"]["phases"][0] == {
+        "from": "2step",
+        "set": {"loss.label_smoothing": 0.1},
+    }
+
+
+def test_a_checkpoint_that_wrote_null_for_what_a_phase_leaves_alone_goes_on(tiny: list[str], tmp_path: Path) -> None:
+    phases = ["phases=[{from: 2step, set: {loss.label_smoothing: 0.1}}]"]
+    run = groundup.train("digits", [*tiny, *phases], run=tmp_path / "run")
+    (run.folder / "summary.json").unlink()
+    state = run.folder / "checkpoints" / "last" / "state.pt"
+    saved = torch.load(state, weights_only=True)
+    saved["recipe"]["phases"][0]["set"]["train.resolution"] = None
+    torch.save(saved, state)
+    sums = state.parent / "checksums.json"
+    sums.write_text(json.dumps({**json.loads(sums.read_text()), "state.pt": sha256(state)}))
+    assert groundup.resume(run.folder).summary["top1"] == run.summary["top1"]

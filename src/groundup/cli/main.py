@@ -311,11 +311,14 @@ def lr_find(
 @app.command()
 def report(
     paths: Annotated[
-        list[Path], typer.Argument(help="Run folders, sweeps, or folders that hold some, e.g. runs/.", show_default=False)
+        list[Path],
+        typer.Argument(help="Run folders, sweeps, or folders that hold some, e.g. runs/.", show_default=False),
     ],
     out: Annotated[
         Path,
-        typer.Option(help="The page, HTML, with a Markdown file beside it; a number is added if another file lies there."),
+        typer.Option(
+            help="The page, HTML, with a Markdown file beside it; a number is added if another file lies there."
+        ),
     ] = Path("report.html"),
     as_json: AsJson = False,
 ) -> None:

@@ -53,7 +53,9 @@ class Comparison:
     def in_words(self) -> str:
         """One sentence in points, such as "no difference shown: +0.3 points (95% interval -0.5 to +1.1 ...)"."""
         towards_b = self.shown and self.difference < 0  # then everything is told as what B has over A
-        values = (-self.difference, -self.interval[1], -self.interval[0]) if towards_b else (self.difference, *self.interval)
+        values = (
+            (-self.difference, -self.interval[1], -self.interval[0]) if towards_b else (self.difference, *self.interval)
+        )
         points = [100 * value for value in values]
         digits = _digits(points[1:])
         difference, low, high = (_signed(value, digits) for value in points)

@@ -90,21 +90,11 @@ def validate(values: Mapping[str, Any]) -> Recipe:
 def to_yaml(recipe: Recipe) -> str:
     """The complete recipe, every default written out; `load_recipe` of it gives an equal recipe."""
     return yaml.safe_dump(
-        recipe.model_dump(mode="json", by_alias=True, exclude_unset=False, exclude={"phases"}) | _phases(recipe),
+        recipe.model_dump(mode="json", by_alias=True),
         sort_keys=False,
         allow_unicode=True,
         width=110,
     )
-
-
-def _phases(recipe: Recipe) -> dict[str, Any]:
-    # Only what a phase sets may be written: null would mean "set to null".
-    return {
-        "phases": [
-            {"from": str(phase.start), "set": phase.set.model_dump(mode="json", by_alias=True, exclude_unset=True)}
-            for phase in recipe.phases
-        ]
-    }
 
 
 def _extended(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:

@@ -270,13 +270,22 @@ def _same_engine(saved: Engine, chosen: Engine, terminal: Tracker) -> Engine:
 
 def _refuse_changes(folder: RunFolder, recipe: Recipe, saved: dict[str, Any]) -> None:
     # Read again first: keys that are newer than the checkpoint take their defaults.
-    now, then = (_what_decides(chosen) for chosen in (recipe, validate(saved)))
+    now, then = (_what_decides(chosen) for chosen in (recipe, validate(_without_unset(saved))))
     changes = [f"{key}: was {was!r}, is {now_is!r}" for key, was, now_is in _differences(then, now)]
     if changes:
         raise UsageError(
             f"{folder.recipe_file}: the recipe has changed since the checkpoint: {'; '.join(changes)}",
             hint="put it back to resume, or start a new run: `groundup train` with the changed file",
         )
+
+
+def _without_unset(saved: dict[str, Any]) -> dict[str, Any]:
+    """A recipe out of a checkpoint. Earlier versions wrote null for what a phase leaves as it is."""
+    phases = [
+        {**phase, "set": {key: value for key, value in phase["set"].items() if value is not None}}
+        for phase in saved.get("phases", ())
+    ]
+    return {**saved, "phases": phases}
 
 
 def _what_decides(recipe: Recipe) -> dict[str, Any]:

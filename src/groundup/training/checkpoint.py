@@ -150,8 +150,8 @@ def _step_of(folder: Path) -> int:
 
 
 def _holds(folder: Path, state: TrainingState) -> bool:
-    """Whether a whole checkpoint of this very state is there. One that was written when an evaluation was interrupted is of the same
-    step, but from before that evaluation: it lacks what the evaluation measured (the norm statistics of an average, the best)."""
+    """Whether a whole checkpoint of this very state is there. One that was written when an evaluation was interrupted is of the
+    same step, but from before that evaluation: it lacks what that measured (the norm statistics of an average, the best)."""
     if not folder.is_dir() or _problem(folder) is not None:
         return False
     return bool(read_state(folder)["state"]["numbers"]["evaluated_at"] == state.evaluated_at)

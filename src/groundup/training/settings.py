@@ -1,8 +1,16 @@
 """Settings of the training room: the `train`, `phases`, `stop`, `evaluate` and `checkpoint` sections of a recipe."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from groundup.augment import MixSettings, OperationSettings
 from groundup.basis.duration import Duration
@@ -85,6 +93,13 @@ class LivePatch(Settings):
     schedule: ScheduleSettings | None = Field(
         None, description="Another schedule, on a clock of its own: it begins here and ends with the run."
     )
+
+    @model_serializer(mode="wrap")
+    def _what_is_set(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        # A key that is left out keeps its value; written as null it would be refused when the recipe is read again.
+        fields = type(self).model_fields
+        names = {(fields[key].alias or key) if info.by_alias else key for key in self.model_fields_set}
+        return {name: value for name, value in write(self).items() if name in names}
 
     @model_validator(mode="after")
     def _not_empty(self) -> "LivePatch":
