@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 FORMAT_VERSION = 1
+BASE_FILE = "base.yaml"  # the base recipe of a sweep, in its folder
 State = Literal["waiting", "running", "done", "failed", "pruned"]
 ENDED = ("done", "failed", "pruned")
 

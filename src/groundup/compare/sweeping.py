@@ -21,12 +21,11 @@ from groundup.basis.files import write_text
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.compare.plan import check_plan, threads_of
 from groundup.compare.storages import JOURNAL, PostgreSQL, storage_of
-from groundup.compare.store import Store
+from groundup.compare.store import BASE_FILE, Store
 from groundup.compare.sweep_file import Sweep, read_sweep
 from groundup.recipe import library, load_recipe, to_yaml
 
 SWEEP_FILE = "sweep.yaml"
-BASE_FILE = "base.yaml"
 
 
 def begin(sweep: Sweep, folder: Path | None = None) -> Store:

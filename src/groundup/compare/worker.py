@@ -21,9 +21,8 @@ from groundup.basis.duration import Clock
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.compare.plan import check_recipe
-from groundup.compare.store import Lease, Outcome, Store
+from groundup.compare.store import BASE_FILE, Lease, Outcome, Store
 from groundup.compare.sweep_file import Sweep
-from groundup.compare.sweeping import BASE_FILE
 from groundup.recipe import Recipe, load_recipe
 from groundup.runs.folder import RunFolder
 from groundup.runs.train import resume, train

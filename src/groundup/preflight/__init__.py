@@ -20,7 +20,7 @@ from groundup.preflight.samples import Samples, check_samples, see_samples
 from groundup.preflight.schedule import check_schedule
 from groundup.preflight.start import Start, check_start
 from groundup.preflight.static import ALLOWED_BY_WORD, CODES, STATIC, static_findings, stops_a_run, without_ignored
-from groundup.preflight.subject import Subject, subject_of
+from groundup.preflight.subject import Subject, subject_of, timetable
 
 __all__ = [
     "ALLOWED_BY_WORD",
@@ -56,6 +56,7 @@ __all__ = [
     "steps_by_size",
     "stops_a_run",
     "subject_of",
+    "timetable",
     "train_flops",
     "without_ignored",
 ]

@@ -31,15 +31,8 @@ class Subject:
     splits: Splits | None = None
 
 
-def subject_of(recipe: Recipe, *, train_images: int = 50_000, classes: int = 100, image_size: int = 32) -> Subject:
-    """A subject without data and network, for balanced classes.
-
-    train_images: of the source; what the recipe holds back for validation is taken off. UsageError, as from a real start,
-    if a phase, a schedule or an average does not fit into the run.
-    """
-    recipe_images = min(train_images, recipe.data.limit or train_images)
-    count = recipe_images - round(recipe.data.validation * recipe_images)
-    clock = recipe.clock(max(1, batches_per_epoch(count, recipe.train.batch_size, recipe.train.drop_last)))
+def timetable(recipe: Recipe, clock: Clock, image_size: int) -> tuple[LiveSchedule, Rates]:
+    """What is in force at every step of a run. `image_size`: of the stored images, px. UsageError for a phase past the end."""
     touches_dropout = any(phase.set.dropout is not None for phase in recipe.phases)
     base = LiveValues(
         recipe.train.resolution or image_size,
@@ -51,6 +44,19 @@ def subject_of(recipe: Recipe, *, train_images: int = 50_000, classes: int = 100
     live = LiveSchedule.of(base, recipe.phases, clock)
     swa = recipe.average if isinstance(recipe.average, SWASettings) else None
     rates = Rates.of(recipe.schedule, recipe.phases, clock, swa)
+    return live, rates
+
+
+def subject_of(recipe: Recipe, *, train_images: int = 50_000, classes: int = 100, image_size: int = 32) -> Subject:
+    """A subject without data and network, for balanced classes.
+
+    train_images: of the source; what the recipe holds back for validation is taken off. UsageError, as from a real start,
+    if a phase, a schedule or an average does not fit into the run.
+    """
+    recipe_images = min(train_images, recipe.data.limit or train_images)
+    count = recipe_images - round(recipe.data.validation * recipe_images)
+    clock = recipe.clock(max(1, batches_per_epoch(count, recipe.train.batch_size, recipe.train.drop_last)))
+    live, rates = timetable(recipe, clock, image_size)
     rates.check()
     recipe.average.check(clock)
     labels = torch.arange(count) % classes

@@ -15,7 +15,7 @@ from groundup.basis.seeding import permutation
 from groundup.data import MemoryLoader, Splits, load_splits
 from groundup.evaluation import TTA, collect_logits, nll, top_k
 from groundup.models import build_model, forward_flops
-from groundup.preflight import Subject, check_essentials
+from groundup.preflight import Subject, check_essentials, timetable
 from groundup.recipe import Recipe
 from groundup.tracking import Tracker
 from groundup.training import (
@@ -23,12 +23,10 @@ from groundup.training import (
     Engine,
     Job,
     LiveSchedule,
-    LiveValues,
     NoAverage,
     Rates,
     SampleOrder,
     Sums,
-    SWASettings,
     TrainingState,
     check_agreement,
     compile_network,
@@ -99,17 +97,7 @@ def make_plan(recipe: Recipe, splits: Splits) -> Plan:
         balanced=train.sampling == "balanced",
     )
     clock = recipe.clock(order.steps_per_epoch)
-    touches_dropout = any(phase.set.dropout is not None for phase in recipe.phases)
-    base = LiveValues(
-        train.resolution or splits.image_size,
-        recipe.augment.policy,
-        recipe.loss.label_smoothing,
-        recipe.mix,
-        getattr(recipe.model, "dropout", None) if touches_dropout else None,
-    )
-    live = LiveSchedule.of(base, recipe.phases, clock)
-    swa = recipe.average if isinstance(recipe.average, SWASettings) else None
-    rates = Rates.of(recipe.schedule, recipe.phases, clock, swa)
+    live, rates = timetable(recipe, clock, splits.image_size)
     check_essentials(recipe, splits, clock, live, rates)
     return Plan(recipe, splits, order, clock, live, rates)
 
