@@ -118,3 +118,13 @@ def test_names_of_runs_and_what_is_written_while_training_do_not_make_another_re
 
 def test_leaves_of_a_recipe_have_dotted_keys() -> None:
     assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None, "f": {}}) == {"a.b": 1, "a.c.d": [2], "e": None, "f": {}}
+
+
+def test_a_run_whose_summary_lacks_what_a_table_needs_is_left_out_and_named(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run(tmp_path / "good", {})
+    make_run(tmp_path / "old", {})
+    (tmp_path / "old" / "summary.json").write_text(json.dumps({"top1": 0.5, "images": 100}))
+    found = collect([tmp_path])
+    assert [run.name for run in found.runs] == ["good"]
+    assert "old: left out" in found.notes[0]
+    assert "lacks top1_interval" in found.notes[0]

@@ -200,6 +200,41 @@ def test_another_sweep_does_not_get_into_the_folder(sweep_file: Write, tmp_path:
         begin(read_sweep(sweep_file(seeds=3)), tmp_path / "sweep")
 
 
+def test_a_folder_belongs_to_the_sweep_that_made_it(sweep_file: Write, tmp_path: Path) -> None:
+    from groundup.basis.errors import UsageError
+
+    store = carried_out(sweep_file(seeds=1), tmp_path / "sweep")
+    with pytest.raises(UsageError, match="is the folder of the sweep"):
+        begin(read_sweep(sweep_file(name="another")), store.folder)
+    (store.folder / "journal.jsonl").unlink()
+    with pytest.raises(UsageError, match=r"has runs, but its store journal\.jsonl is gone"):
+        begin(read_sweep(sweep_file(seeds=1)), store.folder)
+
+
+def test_the_number_of_a_run_of_another_recipe_is_not_taken(sweep_file: Write, tmp_path: Path) -> None:
+    other = carried_out(sweep_file(seeds=1, fixed={**FIXED, "train.epochs": 1.5}), tmp_path / "other")
+    store = begin(read_sweep(sweep_file(seeds=1)), tmp_path / "sweep")
+    (store.folder / "runs").mkdir(exist_ok=True)
+    name = store.runs()[0].name
+    (other.folder / "runs" / name).rename(store.folder / "runs" / name)
+    run_workers(store, StopRequest(), lambda line: None)
+    first = next(run for run in store.runs() if run.name == name)
+    assert (first.state, first.value) == ("failed", None)
+    assert "holds a run of another recipe; what differs: train" in (first.reason or "")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["postgresql://me:secret@h/db", "postgresql://me@h/db?password=secret", "postgresql:///db?password=secret"],
+)
+def test_an_address_with_a_password_is_refused_without_repeating_it(address: str) -> None:
+    from groundup.basis.errors import UsageError
+
+    with pytest.raises(UsageError, match="no password in it") as caught:
+        join(address)
+    assert "secret" not in str(caught.value)
+
+
 def test_half_a_line_of_a_killed_writer_is_no_harm(sweep_file: Write, tmp_path: Path) -> None:
     store = begin(read_sweep(sweep_file()), tmp_path / "sweep")
     with open(store.folder / "journal.jsonl", "a") as journal:

@@ -16,7 +16,7 @@ from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.data import ImageSet, Splits
 from groundup.recipe import load_recipe
 from groundup.runs import prepare
-from groundup.runs.evaluate import evaluate
+from groundup.runs.evaluate import Wanted, evaluate, evaluate_runs, json_of, text_of
 from groundup.runs.folder import open_run_folder
 from groundup.runs.summary import result_line
 from groundup.runs.train import Run
@@ -187,6 +187,12 @@ def test_a_run_that_chose_on_test_says_so_everywhere(tiny: list[str], tmp_path: 
     assert run.summary["selected_on"].startswith("test (optimistic): step ")
     assert "OPTIMISTIC" in result_line(run.summary)
     assert "The accuracy is optimistic" in (run.folder / "README.md").read_text()
+    honest = groundup.train("digits", [*tiny, "data.validation=0"], run=tmp_path / "honest")
+    reports = evaluate_runs([run.folder, honest.folder], Wanted(), StopRequest())
+    said = "\n".join(text_of(reports))
+    assert "OPTIMISTIC: the run was chosen on the test split" in said
+    assert "run (chosen on test)" in said
+    assert [one["optimistic"] for one in json_of(reports)["runs"]] == [True, False]
 
 
 def test_looking_at_test_without_choosing_by_it_is_not_optimistic(tiny: list[str], tmp_path: Path) -> None:
@@ -278,3 +284,11 @@ def test_a_checkpoint_that_wrote_null_for_what_a_phase_leaves_alone_goes_on(tiny
     sums = state.parent / "checksums.json"
     sums.write_text(json.dumps({**json.loads(sums.read_text()), "state.pt": sha256(state)}))
     assert groundup.resume(run.folder).summary["top1"] == run.summary["top1"]
+
+
+def test_evaluating_a_split_or_a_section_that_does_not_exist_is_refused(finished: Run) -> None:
+    for split in ("fingerprint", "classes", "tset"):
+        with pytest.raises(UsageError, match=f"--split {split}: this run has no such split"):
+            evaluate(finished.folder, split=split)
+    with pytest.raises(UsageError, match="calibraton"):
+        evaluate(finished.folder, sections=("calibraton",))

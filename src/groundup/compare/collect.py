@@ -113,6 +113,10 @@ class Run:
         return found if isinstance(found, dict) else {}
 
 
+# What a table needs of a finished run.
+_NEEDED = ("top1", "top1_interval", "images", "pflop", "seconds")
+
+
 @dataclass(frozen=True)
 class Sweep:
     """The runs of one sweep. `mode`: max or min of `metric`."""
@@ -182,6 +186,8 @@ def read_run(folder: Path, **known: Any) -> Run:
     if not isinstance(recipe, dict):
         raise GroundupError(f"{folder / 'recipe.yaml'}: not a recipe")
     summary = _json(folder / "summary.json")
+    if summary is not None and (missing := [key for key in _NEEDED if key not in summary]):
+        raise GroundupError(f"{folder / 'summary.json'}: lacks {', '.join(missing)}")
     metrics = jsonl.read(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else []
     classifier = _json(folder / "classifier.json") or {}
     facts: dict[str, Any] = {

@@ -12,6 +12,7 @@ Validated like a recipe: unknown keys are errors, and every problem is told with
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
 
 import yaml
 from pydantic import Field, PositiveInt, ValidationError, model_validator
@@ -142,7 +143,7 @@ class Sweep(Settings):
         if isinstance(self.seeds, tuple) and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
             raise ValueError("seeds: a list needs at least one seed and each of them once")
         _check_axes(self)
-        _check_storage(self.storage)
+        check_storage(self.storage)
         return self
 
     @property
@@ -261,11 +262,13 @@ def _whole_keys() -> list[str]:
     return list(Recipe.model_fields)
 
 
-def _check_storage(storage: str | None) -> None:
+def check_storage(storage: str | None) -> None:
+    """ValueError unless `storage` is null or the address of a PostgreSQL database without a password."""
     if storage is None:
         return
-    scheme, separator, rest = storage.partition("://")
+    scheme, separator, _ = storage.partition("://")
     if scheme != "postgresql" or not separator:
         raise ValueError(f"storage={storage!r}: allowed: postgresql://USER@HOST/DATABASE, or null for a journal file")
-    if "@" in rest and ":" in rest.rpartition("@")[0]:
+    parts = urlsplit(storage)
+    if parts.password is not None or "password" in parse_qs(parts.query):
         raise ValueError("storage: no password in it (it is written into files); put it into ~/.pgpass or PGPASSWORD")

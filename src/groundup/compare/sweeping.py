@@ -22,7 +22,7 @@ from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.compare.plan import check_plan, threads_of
 from groundup.compare.storages import JOURNAL, PostgreSQL, storage_of
 from groundup.compare.store import BASE_FILE, Store
-from groundup.compare.sweep_file import Sweep, read_sweep
+from groundup.compare.sweep_file import Sweep, check_storage, read_sweep
 from groundup.recipe import library, load_recipe, to_yaml
 
 SWEEP_FILE = "sweep.yaml"
@@ -37,6 +37,7 @@ def begin(sweep: Sweep, folder: Path | None = None) -> Store:
         raise UsageError(
             f"{folder}: exists and is not the folder of a sweep", hint="another --folder, or another name="
         )
+    _refuse_the_folder_of_another(folder, sweep)
     if sweep.base not in library():  # beside the complete sweep file
         sweep = sweep.model_copy(update={"base": BASE_FILE})
     storage = storage_of(sweep.storage, folder)
@@ -45,9 +46,29 @@ def begin(sweep: Sweep, folder: Path | None = None) -> Store:
     return store
 
 
+def _refuse_the_folder_of_another(folder: Path, sweep: Sweep) -> None:
+    """The runs in a folder belong to the sweep that made them: another must not take them for its own."""
+    if not (folder / SWEEP_FILE).exists():
+        return
+    there = read_sweep(folder / SWEEP_FILE).name
+    if there != sweep.name:
+        raise UsageError(
+            f"{folder}: is the folder of the sweep {there!r}, not of {sweep.name!r}", hint="another --folder"
+        )
+    runs = folder / "runs"
+    if sweep.storage is None and not (folder / JOURNAL).exists() and runs.is_dir() and any(runs.iterdir()):
+        raise UsageError(
+            f"{folder}: has runs, but its store {JOURNAL} is gone, which knew what they are", hint="another --folder"
+        )
+
+
 def join(place: str, folder: Path | None = None, name: str | None = None) -> Store:
     """The store at `place`: the folder of a sweep, or a database. `name`: which sweep, where a database holds several."""
     if "://" in place:
+        try:
+            check_storage(place)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
         storage = PostgreSQL(place)
         with storage.locked():
             names = storage.names()

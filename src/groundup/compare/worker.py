@@ -24,7 +24,7 @@ from groundup.compare.plan import check_recipe
 from groundup.compare.store import BASE_FILE, Lease, Outcome, Store
 from groundup.compare.sweep_file import Sweep
 from groundup.recipe import Recipe, load_recipe
-from groundup.runs.folder import RunFolder
+from groundup.runs.folder import RunFolder, without_home
 from groundup.runs.train import resume, train
 from groundup.tracking import Record, Tracker
 
@@ -86,18 +86,34 @@ def _carry_out(store: Store, lease: Lease, base: Path, say: Callable[[str], None
 def _train(sweep: Sweep, folder: RunFolder, lease: Lease, base: Path, watch: "Watch") -> Outcome:
     if folder.path.exists() and not folder.recipe_file.exists():
         shutil.rmtree(folder.path)  # killed before it had a recipe
+    wanted = load_recipe(str(base), lease.overrides)
     if folder.recipe_file.exists():
         recipe = folder.recipe()
+        _require_same(folder, recipe, wanted)
         watch.recipe = recipe
         summary = resume(folder.path, terminal=watch, stop=watch.stop, pictures=False).summary
     else:
-        recipe = load_recipe(str(base), lease.overrides)
+        recipe = wanted
         check_recipe(sweep, recipe, lease.name)
         watch.recipe = recipe
         summary = train(recipe, run=folder.path, terminal=watch, stop=watch.stop, pictures=False).summary
     value = metric_of(sweep, folder, recipe)
     write_hparams(folder, recipe, lease, sweep.metric, value)
     return Outcome("done", None, value, float(summary["pflop"]), float(summary["seconds"]))
+
+
+def _require_same(folder: RunFolder, found: Recipe, wanted: Recipe) -> None:
+    """UsageError if the folder of a run holds another run: its number must not be taken for this one's."""
+    there, here = (_what_was_asked(recipe) for recipe in (found, without_home(wanted)))
+    if there != here:
+        keys = ", ".join(key for key in here if here[key] != there.get(key))
+        raise UsageError(f"{folder.path}: holds a run of another recipe; what differs: {keys}", hint="another --folder")
+
+
+def _what_was_asked(recipe: Recipe) -> dict[str, Any]:
+    written = recipe.model_dump(mode="json", by_alias=True)
+    written["augment"].pop("normalize")  # measured and filled in by the run
+    return {key: value for key, value in written.items() if key not in ("about", "claim")}
 
 
 def metric_of(sweep: Sweep, folder: RunFolder, recipe: Recipe) -> float:

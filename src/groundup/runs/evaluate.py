@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from groundup.basis.errors import UsageError
+from groundup.basis.errors import UsageError, unknown_name
 from groundup.basis.interruption import StopRequest
 from groundup.data import Splits
 from groundup.evaluation import TTA, Evaluation
@@ -55,6 +55,9 @@ class Wanted:
         """UsageError where options do not fit together."""
         if self.tta not in TTA:
             raise UsageError(f"--tta {self.tta}: unknown; allowed: {', '.join(TTA)}")
+        for section in self.sections:
+            if section not in EXTRA:
+                raise unknown_name("sections", section, EXTRA)
         if self.full and "corruptions" not in self.sections:
             raise UsageError("--full: does nothing without --corruptions", hint="add --corruptions")
         if self.ensemble and runs < 2:
@@ -115,11 +118,16 @@ def evaluate_runs(
             _require_same_images(first, subject, str(runs[0]), str(run))
         first = first or subject.splits
         reports.append(_measure(subject, name, wanted))
-        members.append(Member(name, subject.recipe, *subject.logits(), wanted.tta))
+        chosen = f"{name} (chosen on test)" if _is_optimistic(subject.folder) else name
+        members.append(Member(chosen, subject.recipe, *subject.logits(), wanted.tta))
     if len(runs) == 1:
         return reports
     facts = {"comparison": {wanted.view: compare(members, wanted.ensemble)}}
     return [_kept(report, facts) for report in reports]
+
+
+def _is_optimistic(folder: RunFolder) -> bool:
+    return bool((folder.summary() or {}).get("optimistic"))
 
 
 def json_of(reports: Sequence[Report]) -> dict[str, Any]:
@@ -127,6 +135,7 @@ def json_of(reports: Sequence[Report]) -> dict[str, Any]:
     several = [
         {
             "run": str(report.folder.path),
+            "optimistic": _is_optimistic(report.folder),
             **report.result.to_dict(),
             **{key: facts for key, views in report.sections.items() for facts in views.values() if key not in _APART},
             "notes": list(report.notes),
@@ -146,6 +155,8 @@ def text_of(reports: Sequence[Report]) -> list[str]:
     for report in reports:
         own = {key: views for key, views in report.sections.items() if key != "comparison"}
         lines += [*([report.name] if len(reports) > 1 else []), *text(own)]
+        if _is_optimistic(report.folder):
+            lines.append("OPTIMISTIC: the run was chosen on the test split, so new images will be classified less well")
         lines += [*(f"note: {note}" for note in report.notes), str(report.folder.path / NAME), ""]
     if len(reports) > 1:
         lines += text({"comparison": reports[0].sections["comparison"]})

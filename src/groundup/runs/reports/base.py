@@ -104,7 +104,8 @@ class Subject:
 
     def part(self, split: str | None = None) -> ImageSet:
         """The images of a split, by default of the one that is evaluated."""
-        found: ImageSet | None = getattr(self.splits, split or self.split, None)
+        splits = {"train": self.splits.train, "validation": self.splits.validation, "test": self.splits.test}
+        found = splits.get(split or self.split)
         if found is None:
             raise UsageError(
                 f"--split {split or self.split}: this run has no such split; "
