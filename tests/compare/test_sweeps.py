@@ -211,6 +211,17 @@ def test_a_folder_belongs_to_the_sweep_that_made_it(sweep_file: Write, tmp_path:
         begin(read_sweep(sweep_file(seeds=1)), store.folder)
 
 
+def test_what_a_sweep_writes_does_not_name_the_home_of_its_user(
+    sweep_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "somebody"))
+    place = f"folder:{tmp_path}/home/somebody/photos"
+    store = begin(read_sweep(sweep_file(seeds=1, fixed={**FIXED, "data.source": place})), tmp_path / "sweep")
+    written = "".join(file.read_text() for file in store.folder.iterdir() if file.is_file())
+    assert "folder:~/photos" in written
+    assert "somebody" not in written
+
+
 def test_the_number_of_a_run_of_another_recipe_is_not_taken(sweep_file: Write, tmp_path: Path) -> None:
     other = carried_out(sweep_file(seeds=1, fixed={**FIXED, "train.epochs": 1.5}), tmp_path / "other")
     store = begin(read_sweep(sweep_file(seeds=1)), tmp_path / "sweep")

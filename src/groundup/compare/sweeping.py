@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,8 +23,9 @@ from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.compare.plan import check_plan, threads_of
 from groundup.compare.storages import JOURNAL, PostgreSQL, storage_of
 from groundup.compare.store import BASE_FILE, Store
-from groundup.compare.sweep_file import Sweep, check_storage, read_sweep
+from groundup.compare.sweep_file import Sweep, check_storage, read_sweep, validate_sweep
 from groundup.recipe import library, load_recipe, to_yaml
+from groundup.runs.folder import without_home
 
 SWEEP_FILE = "sweep.yaml"
 
@@ -40,10 +42,23 @@ def begin(sweep: Sweep, folder: Path | None = None) -> Store:
     _refuse_the_folder_of_another(folder, sweep)
     if sweep.base not in library():  # beside the complete sweep file
         sweep = sweep.model_copy(update={"base": BASE_FILE})
+    sweep = validate_sweep(_shortened(sweep.model_dump(mode="json", by_alias=True)))
     storage = storage_of(sweep.storage, folder)
-    store = Store.create(folder, storage, sweep, to_yaml(base), threads_of(sweep, base))
+    store = Store.create(folder, storage, sweep, to_yaml(without_home(base)), threads_of(sweep, base))
     write_sweep(store)
     return store
+
+
+def _shortened(value: Any) -> Any:
+    """`value` with paths under the home directory written as `~/...`: what is written must not name its user."""
+    if isinstance(value, dict):
+        return {key: _shortened(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_shortened(inner) for inner in value]
+    home = str(Path.home()) + os.sep
+    if not isinstance(value, str):
+        return value
+    return "~/" + value.removeprefix(home) if value.startswith(home) else value.replace(":" + home, ":~/")
 
 
 def _refuse_the_folder_of_another(folder: Path, sweep: Sweep) -> None:
