@@ -214,8 +214,8 @@ def test_a_folder_belongs_to_the_sweep_that_made_it(sweep_file: Write, tmp_path:
 def test_what_a_sweep_writes_does_not_name_the_home_of_its_user(
     sweep_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home" / "somebody"))
-    place = f"folder:{tmp_path}/home/somebody/photos"
+    monkeypatch.setenv("HOME", str(tmp_path / "people" / "somebody"))
+    place = f"folder:{tmp_path}/people/somebody/photos"
     store = begin(read_sweep(sweep_file(seeds=1, fixed={**FIXED, "data.source": place})), tmp_path / "sweep")
     written = "".join(file.read_text() for file in store.folder.iterdir() if file.is_file())
     assert "folder:~/photos" in written
