@@ -59,6 +59,17 @@ def check_recipe(sweep: Sweep, recipe: Recipe, where: str) -> None:
             f"metric={sweep.metric}: {where} keeps no average of its weights",
             hint="metric: validation_top1, or an average such as fixed: {average: {name: ema}}",
         )
+    reports_average = recipe.average.name != "none" and recipe.evaluate.weights != "model"
+    if reports_average and not sweep.metric.startswith("average_"):
+        raise UsageError(
+            f"metric={sweep.metric}: {where} reports the average of its weights, and this is the metric of the trained ones",
+            hint=f"metric: average_{sweep.metric}, or fixed: {{evaluate.weights: model}}",
+        )
+    if sweep.metric.startswith("average_") and not reports_average:
+        raise UsageError(
+            f"metric={sweep.metric}: {where} reports the trained weights (evaluate.weights=model)",
+            hint=f"metric: {sweep.metric.removeprefix('average_')}",
+        )
     if recipe.data.validation == 0 and recipe.data.kind in ("digits", "arrays", "hub", "parquet"):
         raise UsageError(
             f"{where}: data.validation=0: {sweep.metric} needs a validation split; the test split is not for choosing",

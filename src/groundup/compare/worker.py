@@ -118,16 +118,19 @@ def _what_was_asked(recipe: Recipe) -> dict[str, Any]:
 
 def metric_of(sweep: Sweep, folder: RunFolder, recipe: Recipe) -> float:
     """The sweep's metric where the run's reported weights were evaluated: at its last step, or at its best."""
-    lines = [line for line in _metrics(folder) if line.get(sweep.metric) is not None]
+    lines = [line for line in _metrics(folder) if sweep.metric in line]
     if not lines:
         raise UsageError(
             f"metric={sweep.metric}: the run has never measured it",
             hint="set data.validation, and evaluate.every within the run",
         )
-    values = [float(line[sweep.metric]) for line in lines]
-    if recipe.evaluate.model == "best":
-        return max(values) if sweep.metric.endswith("top1") else min(values)
-    return values[-1]
+    reported = lines[-1]
+    if recipe.evaluate.model == "best":  # which is always the best by accuracy, the earliest of equal ones
+        selects = f"{sweep.metric.rpartition('_')[0]}_top1"
+        reported = max(lines, key=lambda line: (line[selects] is not None, line[selects] or 0.0))
+    if reported[sweep.metric] is None:
+        raise GroundupError(f"{sweep.metric} is not a number at step {reported['step']}, whose weights the run reports")
+    return float(reported[sweep.metric])
 
 
 def write_hparams(folder: RunFolder, recipe: Recipe, lease: Lease, metric: str, value: float) -> None:
