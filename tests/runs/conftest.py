@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 import groundup
+from groundup.recipe import load_recipe
+from groundup.runs.check import Report, check
 from groundup.runs.train import Run
 
 TINY = [
@@ -44,3 +46,9 @@ def copied(finished: Run, tmp_path: Path) -> Path:
     import shutil
 
     return Path(shutil.copytree(finished.folder, tmp_path / "copied", symlinks=True))
+
+
+@pytest.fixture(scope="session")
+def report(tiny: list[str], _cache: None) -> Report:
+    """The check of the run that `finished` is, and one batch learned by heart."""
+    return check(load_recipe("digits", tiny), learn_by_heart=True)
