@@ -204,20 +204,38 @@ def evaluate(
 @app.command()
 def predict(
     run: RunArgument,
-    images: Annotated[list[Path], typer.Argument(help="Pictures in any format that Pillow reads.", show_default=False)],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Pictures in any format that Pillow reads; with --out also folders of them.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write a table instead, .csv or .parquet; an interrupted call goes on.", show_default=False),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes of each picture.")] = 5,
     as_json: AsJson = False,
 ) -> None:
     """The five most probable classes of each picture, by name.
 
     Example: groundup predict runs/digits-001 photo.png
+    Example: groundup predict runs/digits-001 photos/ --out predictions.csv
     """
     from groundup.runs.load import load
 
+    if out is not None:
+        _predict_into(out, load(run), images, top, as_json)
+        return
+    if folders := [str(image) for image in images if image.is_dir()]:
+        raise UsageError(
+            f"{', '.join(folders)}: a folder", hint="add --out predictions.csv for a table of all its pictures"
+        )
     missing = [str(image) for image in images if not image.is_file()]
     if missing:
         raise UsageError(f"{', '.join(missing)}: there is no such file")
     classifier = load(run)
-    answers = {str(image): classifier.predict(image) for image in images}
+    answers = {str(image): classifier.predict(image, top) for image in images}
     if as_json:
         print(
             json.dumps(
@@ -225,10 +243,40 @@ def predict(
             )
         )
         return
-    for name, top in answers.items():
+    for name, best in answers.items():
         print(name)
-        for label, probability in top:
+        for label, probability in best:
             print(f"  {probability:7.2%}  {label}")
+
+
+def _predict_into(out: Path, classifier: Any, places: list[Path], top: int, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from groundup.runs.predictions import pictures_in, predict_into
+    from groundup.tracking.terminal import is_live
+
+    pictures = pictures_in(places)
+    console = Console(stderr=True)
+    with StopRequest().listening() as stop, Progress(console=console, disable=not is_live(console)) as bar:
+        task = bar.add_task("predicting", total=len(pictures))
+        try:
+            made = predict_into(
+                out,
+                classifier,
+                pictures,
+                top=top,
+                check=stop.check,
+                progress=lambda done, total: bar.update(task, completed=done),
+            )
+        except Interrupted as stopped:
+            raise Interrupted(f"{stopped.reason}; the same command goes on with {out}", stopped.exit_code) from stopped
+    if as_json:
+        print(json.dumps({"table": str(made.table), "pictures": made.pictures, "bad": made.bad}))
+        return
+    for name, problem in made.bad.items():
+        print(f"{name}: {problem}", file=sys.stderr)
+    print(f"{made.pictures:,} pictures, {len(made.bad):,} of them could not be read\n{made.table}")
 
 
 @app.command()
