@@ -162,18 +162,30 @@ def test_predict_prints_names_and_probabilities(command: Groundup, run: Path, pi
     assert top[0].keys() == {"class", "probability"}
 
 
-def test_bench_prints_speed_and_where_the_time_goes(command: Groundup) -> None:
-    status, out, _ = command("bench", "digits", *TINY, "--steps", "1")
+def test_bench_prints_speed_and_where_the_time_goes(command: Groundup, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    status, out, _ = command("bench", "digits", *TINY, "--steps", "1", "--profile", trace)
     assert status == 0
     assert "8 px" in out
     assert "images/s" in out
     assert "optimizer" in out
+    assert "of a matrix product here" in out
+    assert any(event.get("name", "").startswith("aten::") for event in json.loads(trace.read_text())["traceEvents"])
     result = json.loads(command("bench", "digits", *TINY, "--steps", "1", "--json")[1])
     (size,) = result["sizes"]
     assert size["images_per_second"] > 0
     assert 0 < size["mfu"] < 1
-    parts = size["seconds"]
-    assert parts["data_and_augmentation"] + parts["optimizer"] < 2 * parts["step"]
+    assert size["seconds"].keys() == {
+        *("step", "data", "augment", "forward", "backward", "optimizer", "average", "other")
+    }
+    assert 1e8 < result["peak_memory_bytes"] < 1e11
+
+
+def test_a_trace_overwrites_nothing(command: Groundup, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("{}")
+    status, _, err = command("bench", "digits", *TINY, "--profile", tmp_path / "mine.json")
+    assert status == 2
+    assert "is not overwritten" in err
 
 
 @pytest.mark.parametrize(

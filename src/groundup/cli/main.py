@@ -284,16 +284,20 @@ def bench(
     recipe: Annotated[str, typer.Argument(help="Library name or path of a recipe.", show_default=False)],
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(min=1, help="Measured steps per input size.")] = 5,
+    profile: Annotated[
+        Path | None, typer.Option(help="Write a trace of two steps, which ui.perfetto.dev opens.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how fast a recipe trains here: images/s, share of the machine's limit, where the time goes.
+    """Measure how fast a recipe trains here: images/s, share of the machine's limit, where the time goes, what to change.
 
     Example: groundup bench digits
     """
     from groundup.recipe import load_recipe
     from groundup.runs.bench import bench
+    from groundup.runs.parts import shares
 
-    result = bench(load_recipe(recipe, overrides or []), steps)
+    result = bench(load_recipe(recipe, overrides or []), steps, profile=profile)
     if as_json:
         print(json.dumps(result))
         return
@@ -304,10 +308,14 @@ def bench(
         seconds = size["seconds"]
         print(
             f"{size['resolution']:>4} px  {size['images_per_second']:>9,.0f} images/s  {size['tflops']:.3g} TFLOP/s  "
-            f"{size['mfu']:.0%} of it  step {seconds['step'] * 1e3:,.1f} ms "
-            f"(data and augmentation {seconds['data_and_augmentation'] / seconds['step']:.1%}, "
-            f"optimizer {seconds['optimizer'] / seconds['step']:.1%})"
+            f"{size['mfu']:.0%} of it  step {seconds['step'] * 1e3:,.1f} ms"
         )
+        print("      " + ", ".join(f"{name} {share:.1%}" for name, share in shares(seconds).items() if share >= 0.0005))
+    print(f"peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB")
+    for line in result["advice"]:
+        print(f"- {line}")
+    if profile is not None:
+        print(profile)
 
 
 @app.command("lr-find")

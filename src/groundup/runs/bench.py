@@ -1,27 +1,40 @@
-"""How fast a recipe trains here, and where the time goes, over a few real steps. Nothing is written."""
+"""How fast a recipe trains here, where the time goes, and what to change, over a few real steps.
 
+Nothing is written but the trace that was asked for. MFU ("model FLOPs utilisation") is the share of the rate of a large matrix
+product measured on the spot, in the run's precision, not of a data sheet.
+"""
+
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
-from groundup import augment
+from groundup.basis.errors import UsageError
+from groundup.basis.files import whole_file
 from groundup.basis.interruption import StopRequest
-from groundup.optim import apply_rates
 from groundup.recipe import Recipe
+from groundup.runs.advice import advice
 from groundup.runs.folder import environment
+from groundup.runs.parts import seconds_by_part
 from groundup.runs.prepare import build_job, build_network, make_plan, open_data, with_measured_constants
 from groundup.training import choose_engine, train_step
-from groundup.training.loop import batch_of
 
 
-def bench(recipe: Recipe, steps: int = 5, stop: StopRequest | None = None) -> dict[str, Any]:
+def bench(
+    recipe: Recipe, steps: int = 5, stop: StopRequest | None = None, profile: Path | None = None
+) -> dict[str, Any]:
     """Train `steps` steps per input size of the run and measure them.
 
-    Gives, per input size: images/s, TFLOP/s, `mfu` (share of a matrix product measured on the spot, in the run's precision) and
-    the median seconds of a step and of its parts.
+    Gives, per input size: images/s, TFLOP/s, `mfu`, and the median seconds of a step and of its parts (`seconds_by_part`); then the
+    peak memory in bytes and `advice`, lines of text. `profile`: a file for torch's trace of two steps at the last input size, which
+    ui.perfetto.dev opens.
     """
+    if profile is not None and profile.exists():
+        raise UsageError(f"--profile {str(profile)!r}: exists, and is not overwritten", hint="give another name")
     stop = stop or StopRequest()
     splits = open_data(recipe, stop)
     plan = make_plan(with_measured_constants(recipe, splits), splits)
@@ -50,38 +63,20 @@ def bench(recipe: Recipe, steps: int = 5, stop: StopRequest | None = None) -> di
                 "images_per_second": recipe.train.batch_size / seconds,
                 "tflops": work / seconds / 1e12,
                 "mfu": work / seconds / ceiling,
-                "seconds": {"step": seconds, **_by_part(job, state, first)},
+                "seconds": {"step": seconds, **seconds_by_part(job, state, first, steps)},
             }
         )
+    if profile is not None:
+        _trace(lambda: train_step(job, state), profile, engine.torch_device)
     return {
         "recipe": recipe.name,
         "engine": engine.to_dict(),
         "matrix_tflops": ceiling / 1e12,
         "sizes": sizes,
+        "peak_memory_bytes": peak_memory(engine.torch_device),
+        "advice": advice(recipe, engine, sizes),
         **environment(),
     }
-
-
-def _by_part(job: Any, state: Any, step: int) -> dict[str, float]:
-    """Seconds of the parts of one step, measured apart: gather and augmentation, optimizer; the rest is the network."""
-    device = job.engine.torch_device
-    live = job.live.at(step)
-
-    def data_and_augmentation() -> None:
-        indices, batch = batch_of(job, step)
-        for part in [slice(0, len(indices))]:
-            images = augment.apply(
-                live.policy, job.data.take(indices[part])[0], augment.draw(live.policy, batch, step), part
-            )
-            augment.normalize(images, job.mean, job.std, live.resolution)
-
-    for group in state.optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    apply_rates(state.optimizer, job.rates.at(step, state.schedule))
-    optimizer = _timed(state.optimizer.step, device)
-    state.optimizer.zero_grad(set_to_none=True)
-    return {"data_and_augmentation": _timed(data_and_augmentation, device), "optimizer": optimizer}
 
 
 def matrix_flops(device: torch.device, precision: str, size: int | None = None) -> float:
@@ -91,6 +86,30 @@ def matrix_flops(device: torch.device, precision: str, size: int | None = None) 
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     _timed(lambda: a @ b, device)
     return 2 * size**3 / min(_timed(lambda: a @ b, device) for _ in range(5))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: on a GPU the most that torch has held there, else the most that this process has had in memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # Windows has none
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def _trace(step: Callable[[], Any], path: Path, device: torch.device) -> None:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        step()
+        step()
+        _wait(device)
+    with whole_file(path) as temporary:
+        profiler.export_chrome_trace(str(temporary))
 
 
 def _timed(call: Callable[[], Any], device: torch.device) -> float:
