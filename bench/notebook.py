@@ -1,0 +1,200 @@
+"""Images/s of groundup's loop over those of (a) a notebook's training loop and (b) plain PyTorch in our precision and layout.
+
+The notebook does what the five systems did: fp32, channels first, crop, flip and normalisation image by image in DataLoader
+workers (Pillow and numpy, as torchvision's transforms do it), and `.item()` in every step. The plain loop is what a careful script
+does: the data on the device, batch-wide crop and flip, our precision, channels last, nothing else. All train the same network with
+the recipe's optimizer settings, at the recipe's last input size, and are timed in turn in one process.
+
+    python bench/notebook.py cifar100-speed data.source=parquet:PATH [--rounds 5] [--images 2048] [--out FILE.json]
+    python bench/notebook.py cifar100-wrn28-10 model.depth=16 model.width=4 train.batch_size=256 data.source=parquet:PATH
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from groundup import augment
+from groundup.basis.files import write_json
+from groundup.basis.interruption import StopRequest
+from groundup.data import ImageSet
+from groundup.models import build_model
+from groundup.optim import apply_rates
+from groundup.recipe import load_recipe
+from groundup.runs.folder import environment
+from groundup.runs.prepare import build_job, build_network, make_plan, open_data, with_measured_constants
+from groundup.training import Job, TrainingState, choose_engine, train_step
+
+PAD = 4
+
+
+class PerImage(Dataset[tuple[Tensor, int]]):
+    """Images as a notebook's data set gives them: one at a time, cropped, flipped, turned into a tensor, normalised."""
+
+    def __init__(self, images: ImageSet, side: int, mean: augment.Colour, std: augment.Colour) -> None:
+        self._images, self._side = images, side
+        self._mean, self._std = (torch.tensor(colour)[:, None, None] for colour in (mean, std))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pixels = self._images.read(np.array([index]))[0].numpy()
+        picture = Image.fromarray(pixels)
+        if picture.width != self._side:
+            picture = picture.resize((self._side, self._side), Image.Resampling.BILINEAR)
+        page = Image.new("RGB", (self._side + 2 * PAD, self._side + 2 * PAD))
+        page.paste(picture, (PAD, PAD))
+        left, top = torch.randint(0, 2 * PAD + 1, (2,)).tolist()
+        picture = page.crop((left, top, left + self._side, top + self._side))
+        if torch.rand(()) < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float().div(255)
+        return (tensor - self._mean) / self._std, int(self._images.labels[index])
+
+
+class Notebook:
+    """fp32, channels first, DataLoader workers, a wait in every step."""
+
+    def __init__(self, job: Job, images: ImageSet, network: nn.Module, optimizer: Any, side: int, workers: int) -> None:
+        self._network, self._optimizer = network, optimizer
+        self._device, self._smoothing = job.engine.torch_device, job.live.at(0).label_smoothing
+        data = PerImage(images, side, job.mean, job.std)
+        self._loader = DataLoader(
+            data,
+            job.train.batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+        self._batches: Iterator[Any] = iter(self._loader)
+
+    def step(self) -> float:
+        try:
+            images, labels = next(self._batches)
+        except StopIteration:
+            self._batches = iter(self._loader)
+            images, labels = next(self._batches)
+        images, labels = images.to(self._device), labels.to(self._device)
+        self._optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(self._network(images), labels, label_smoothing=self._smoothing)
+        loss.backward()
+        self._optimizer.step()
+        return loss.item()
+
+
+class Plain:
+    """The data on the device, batch-wide crop and flip, our precision and layout: a careful script, eager."""
+
+    def __init__(self, job: Job, network: nn.Module, optimizer: Any, side: int) -> None:
+        self._job, self._network, self._optimizer, self._side = job, network, optimizer, side
+
+    def step(self) -> None:
+        job = self._job
+        indices = torch.randint(0, len(job.data), (job.train.batch_size,), device=job.data.labels.device)
+        pixels, labels = job.data.take(indices)
+        pixels = nn.functional.pad(pixels, (PAD,) * 4)
+        left, top = torch.randint(0, 2 * PAD + 1, (2,)).tolist()
+        pixels = pixels[:, :, top : top + job.image_size, left : left + job.image_size]
+        pixels = pixels.flip(3) if torch.rand(()) < 0.5 else pixels
+        images = augment.normalize(pixels, job.mean, job.std, self._side)
+        images = images.contiguous(memory_format=torch.channels_last)
+        self._optimizer.zero_grad(set_to_none=True)
+        for part, known in zip(images.split(self._most), labels.split(self._most), strict=True):
+            with job.engine.autocast():
+                logits = self._network(part)
+            loss = nn.functional.cross_entropy(logits.float(), known, label_smoothing=job.live.at(0).label_smoothing)
+            (loss * (len(known) / len(labels))).backward()
+        self._optimizer.step()
+
+    @property
+    def _most(self) -> int:
+        return self._job.train.micro_batch or self._job.train.batch_size
+
+
+def ours(job: Job, state: TrainingState, first: int) -> Callable[[], Any]:
+    def step() -> None:
+        state.step = first
+        train_step(job, state)
+
+    return step
+
+
+def timed(step: Callable[[], Any], steps: int, synchronize: Callable[[], None]) -> float:
+    synchronize()
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    synchronize()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=2048, help="Images that each contestant trains on per round.")
+    parser.add_argument("--workers", type=int, default=2, help="The notebook's DataLoader workers.")
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    recipe = load_recipe(chosen.recipe, chosen.overrides)
+    splits = open_data(recipe, StopRequest())
+    plan = make_plan(with_measured_constants(recipe, splits), splits)
+    engine = choose_engine(recipe.train, plan.clock.total_steps)
+    engine.activate()
+    job, state = build_job(plan, engine, build_network(plan, engine), lambda: None)
+    last = plan.clock.total_steps - 1
+    side = job.live.at(last).resolution
+
+    def fresh(layout: torch.memory_format) -> tuple[nn.Module, Any]:
+        network = build_model(recipe.model, num_classes=job.classes, seed=1).to(
+            engine.torch_device, memory_format=layout
+        )
+        optimizer = recipe.optimizer.build(network)
+        apply_rates(optimizer, job.rates.at(last, state.schedule))
+        return network.train(), optimizer
+
+    contestants = {
+        "groundup": ours(job, state, last),
+        "plain": Plain(job, *fresh(torch.channels_last), side).step,
+        "notebook": Notebook(job, splits.train, *fresh(torch.contiguous_format), side, chosen.workers).step,
+    }
+    steps = max(1, chosen.images // recipe.train.batch_size)
+    for step in contestants.values():
+        timed(step, 1, engine.synchronize)  # warm-up
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(chosen.rounds):
+        for name, step in contestants.items():
+            seconds[name].append(timed(step, steps, engine.synchronize))
+    result: dict[str, Any] = {
+        "what": "images/s of groundup over those of a plain PyTorch loop and of a notebook's, round by round",
+        "recipe": recipe.name,
+        "overrides": chosen.overrides,
+        "resolution": side,
+        "batch_size": recipe.train.batch_size,
+        "steps_per_round": steps,
+    }
+    for name in ("plain", "notebook"):
+        ratios = sorted(b / a for a, b in zip(seconds["groundup"], seconds[name], strict=True))
+        result[f"over_{name}"] = {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
+    count = steps * recipe.train.batch_size
+    result["images_per_second"] = {name: count / statistics.median(values) for name, values in seconds.items()}
+    result |= {"workers": chosen.workers, "engine": engine.to_dict(), **environment(engine)}
+    print(json.dumps(result, indent=2))
+    if chosen.out:
+        write_json(chosen.out, result)
+
+
+if __name__ == "__main__":
+    main()
