@@ -63,8 +63,8 @@ class Work:
     start: float = 60.0
 
 
-# MFU: MLPerf v4.0 (7,950 images/s per H200), timm#1491 (2,600 images/s on an A100 at 224 px). Links: NVLink, and 8 x 200 or 400 Gb/s
-# network cards per machine, at 80% of the data sheet (assumed). Prices: what clouds ask on demand, roughly (assumed).
+# MFU: MLPerf v4.0 (7,950 images/s per H200), timm#1491 (2,600 images/s on an A100 at 224 px). Links: NVLink, and network cards of
+# 8 x 200 or 400 Gb/s per machine, at 80% of the data sheet (assumed). Prices: what clouds ask on demand, roughly (assumed).
 # Failures: 419 in 54 days of 16,384 H100 (Llama 3, arXiv 2407.21783, section 3.3.4) are 0.02 per GPU and 1000 hours; ours is 0.05.
 A100 = Machine("A100", 312, 0.205, 16, (200, 20), 4, 2.0)
 H200 = Machine("H200", 989, 0.197, 24, (350, 40), 8, 4.0)
@@ -182,9 +182,7 @@ def main() -> None:
         )
     if not chosen.check:
         for name, rows in tables().items():
-            print(
-                f"\n{name}\n| GPUs | batch | time | dollars | images/s | held up by | lost to failures |\n|---|---|---|---|---|---|---|"
-            )
+            print(f"\n{name}\n{HEAD}\n|{'---|' * (HEAD.count('|') - 1)}")
             for row in rows:
                 print(
                     f"| {row['gpus']} | {row['batch']:,} | {duration(row['hours'])} | {row['dollars']:,.0f} | "
