@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from groundup.basis.errors import UsageError
 from groundup.basis.interruption import StopRequest
 from groundup.compare.sweep_file import read_sweep
 from groundup.compare.sweeping import begin, join
@@ -105,3 +106,20 @@ def test_two_workers_never_take_the_same_run(database: str, sweep_file: Callable
     for thread in threads:
         thread.join()
     assert sorted(taken) == [f"{number:03d}-seed0" for number in range(20)]
+
+
+def test_joining_never_writes_into_a_folder_that_is_not_this_sweeps(
+    database: str, sweep_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    begin(read_sweep(sweep_file(name="joined", seeds=1, storage=database)), tmp_path / "here")
+    begin(read_sweep(sweep_file(name="joined", seeds=1)), tmp_path / "journal")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "sweep.txt").write_text("mine")
+    for name in ("journal", "notes"):
+        before = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        with pytest.raises(UsageError, match="folder of a"):
+            join(database, tmp_path / name, "joined")
+        assert {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} == before
+    # Its own folder is joined again and again.
+    assert join(database, tmp_path / "here", "joined").folder == tmp_path / "here"
+    assert join(database, tmp_path / "there", "joined").folder == join(database, tmp_path / "there", "joined").folder

@@ -307,3 +307,33 @@ def test_the_command_prints_the_ranks_and_where_the_page_is(
     document = json.loads(last)
     assert (document["page"], document["markdown"], len(document["history"])) == ("report.html", "report.md", 3)
     assert document["boards"][0]["rows"][0]["runs"][0]["command"].startswith("groundup train runs/")
+
+
+def test_a_row_whose_seeds_have_failed_stands_after_the_complete_ones_without_a_rank(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    folder = tmp_path / "grid"
+    entries = []
+    for rate, values in ((0.1, [0.5, 0.52]), (0.2, [0.9, None]), (0.3, [0.6, 0.61])):
+        for seed, value in enumerate(values):
+            name = f"{len(entries):03d}-seed{seed}"
+            settings = {"seed": seed, "schedule": {"lr": rate}}
+            if value is not None:
+                make_run(folder / "runs" / name, settings, top1=value, validation=value)
+            state = {"state": "failed" if value is None else "done", "value": value, "pflop": 0.2, "seconds": 4.0}
+            entries.append({"name": name, "overrides": {"schedule.lr": rate}, "seed": seed, "reason": None, **state})
+    document = {"format": 1, "name": "g", "file": {}, "metric": "validation_top1", "mode": "max", "runs": entries}
+    (folder / "sweep.json").write_text(json.dumps(document))
+    found, page, table = write_report([folder], tmp_path / "report.html")
+    (board,) = found["boards"]
+    assert [row["label"] for row in board["rows"]] == ["schedule.lr=0.3", "schedule.lr=0.1", "schedule.lr=0.2"]
+    last = board["rows"][-1]
+    assert (last["complete"], last["missing"], last["front"]) == (False, {"1": "failed"}, False)
+    assert not any("schedule.lr=0.2" in pair["names"] for pair in board["differences"])
+    assert "1 of 3 rows lack seeds (INCOMPLETE)" in board["in_words"][0]
+    cells = ranking(board)[1][-1]
+    assert cells[:2] == ["-", "schedule.lr=0.2 (INCOMPLETE)"]
+    assert "0 (not 1 failed)" in cells
+    assert any(line.split()[0] == "-." and "INCOMPLETE" in line for line in summary_lines(found) if "lr=0.2" in line)
+    assert "schedule.lr=0.2 (INCOMPLETE)" in table.read_text()
+    assert 'schedule.lr=0.2 <span class="mark">INCOMPLETE</span>' in page.read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -163,14 +164,35 @@ def test_a_search_prunes_what_falls_behind_and_keeps_to_its_budget(sweep_file: W
     assert best["mean"] == min(run.value for run in runs if run.value is not None)
 
 
-def test_an_interrupted_sweep_gives_its_run_back_and_goes_on_with_it(sweep_file: Write, tmp_path: Path) -> None:
-    store = begin(read_sweep(sweep_file(seeds=1)), tmp_path / "sweep")
-    lease, over = store.take("somebody")
-    assert lease is not None
-    assert not over
-    store.give_back(lease)
+def test_an_interrupted_sweep_gives_its_run_back_and_goes_on_with_it(
+    sweep_file: Write, tmp_path: Path, start: Start
+) -> None:
+    file = sweep_file(seeds=1, fixed={**FIXED, "train.epochs": 6})
+    expected = results(carried_out(file, tmp_path / "serial").folder)
+    store = begin(read_sweep(file), tmp_path / "sweep")
+    worker = start(store.folder)
+    run = store.folder / "runs" / "000-seed0"
+    end = time.monotonic() + 120
+    while not (run / "checkpoints" / "step-0000004").exists():  # behind the first evaluation, at step 3 of 18
+        assert time.monotonic() < end
+        assert worker.poll() is None, "it ended before it could be interrupted"
+        time.sleep(0.002)
+    worker.send_signal(signal.SIGTERM)
+    said = worker.communicate(timeout=120)[1]
+    assert worker.returncode == 143, said
+    # Given back at once: nobody has to wait until the lease is over.
+    assert [(one.state, one.owner, one.begun) for one in store.runs()] == [
+        ("waiting", None, True),
+        ("waiting", None, False),
+    ]
+    assert not (run / "summary.json").exists()
+    learned = (run / "metrics.jsonl").read_text()
+    assert learned
     work(store, StopRequest(), lambda line: None)
-    assert [run.state for run in store.runs()] == ["done", "done"]
+    assert [(one.state, one.reason) for one in store.runs()] == [("done", None)] * 2
+    # It went on: the lines of before, their seconds included, are still there, and the result is that of a serial sweep.
+    assert (run / "metrics.jsonl").read_text().startswith(learned)
+    assert results(store.folder) == expected
 
 
 def test_a_run_has_one_owner_until_its_lease_is_over(sweep_file: Write, tmp_path: Path) -> None:
@@ -250,6 +272,14 @@ def test_a_metric_of_other_weights_than_the_run_reports_is_refused(sweep_file: W
     raw = {**averaged, "evaluate.weights": "model"}
     with pytest.raises(UsageError, match="reports the trained weights"):
         begin(read_sweep(sweep_file(fixed=raw, metric="average_validation_top1")), tmp_path / "sweep")
+
+
+def test_a_batch_that_the_machine_chooses_is_refused(sweep_file: Write, tmp_path: Path) -> None:
+    from groundup.basis.errors import UsageError
+
+    with pytest.raises(UsageError, match=r"configuration 000 .*: train\.batch_size=auto"):
+        begin(read_sweep(sweep_file(fixed={**FIXED, "train.batch_size": "auto"})), tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_what_a_sweep_writes_does_not_name_the_home_of_its_user(

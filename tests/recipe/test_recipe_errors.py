@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from groundup.basis.errors import UsageError
-from groundup.recipe import load_recipe
+from groundup.recipe import library, load_recipe
 
 Write = Callable[[str, str], str]
 BASE = str(Path(__file__).with_name("base.yaml"))
@@ -30,6 +30,7 @@ def problem(*overrides: str, recipe: str = BASE) -> str:
         ),
         ("augment.policy.0.pd=2", ["augment.policy.0.pd=2", "name, pad, mode", "mean augment.policy.0.pad?"]),
         ("train.epochs=abc", ["train.epochs='abc'", "valid number"]),
+        ("train.batch_size=atuo", ["train.batch_size='atuo'", "integer, or auto"]),
         ("train.batch_size=1.5", ["train.batch_size=1.5", "integer"]),
         ("train.batch_size=0", ["train.batch_size=0", "greater than 0"]),
         ("loss.label_smoothing=1", ["loss.label_smoothing=1", "less than 1"]),
@@ -84,11 +85,22 @@ def test_missing_sections_are_named(write: Write) -> None:
         assert f"{section}: missing" in message
 
 
-def test_an_unknown_recipe_is_answered_with_the_library_and_the_nearest_name() -> None:
+def test_an_unknown_recipe_is_answered_with_the_few_nearest_names_and_how_to_list_all() -> None:
     message = problem(recipe="cifar100-sped")
-    assert "recipe='cifar100-sped'" in message
-    assert all(name in message for name in ("000-session-02", "cifar100-speed", "digits"))
+    assert message.startswith(
+        "recipe='cifar100-sped': neither a recipe of the library nor a file; nearest: cifar100-speed, "
+    )
     assert "did you mean 'cifar100-speed'?" in message
+    assert f"`groundup recipes` lists all {len(library())}" in message
+    assert sum(name in message for name in library()) <= 5
+    assert len(message) < 300
+
+
+def test_a_recipe_that_looks_like_none_is_answered_with_how_to_list_all() -> None:
+    message = problem(recipe="qqq")
+    assert "nearest" not in message
+    assert "did you mean" not in message
+    assert "`groundup recipes` lists all" in message
 
 
 def test_a_path_that_is_not_there_is_called_a_file(tmp_path: Path) -> None:

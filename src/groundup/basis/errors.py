@@ -51,9 +51,14 @@ class OutOfMemory(GroundupError):
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """The entry of `allowed` that looks most like `name`, or None if nothing is close."""
+    return next(iter(nearest_names(name, allowed, 1)), None)
+
+
+def nearest_names(name: str, allowed: Iterable[str], count: int) -> list[str]:
+    """Up to `count` entries of `allowed` that look like `name`, the most alike first; none if nothing is close."""
     by_lower = {entry.lower(): entry for entry in allowed}
-    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.55)
-    return by_lower[found[0]] if found else None
+    found = difflib.get_close_matches(name.lower(), list(by_lower), n=count, cutoff=0.55)
+    return [by_lower[entry] for entry in found]
 
 
 def listed(names: Iterable[str], limit: int = 80) -> str:

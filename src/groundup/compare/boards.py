@@ -8,7 +8,7 @@ Beside   the accuracy on test stands in a column of its own and ranks nothing on
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -26,7 +26,8 @@ SELECTED_ON_TEST = (
 class Group:
     """Runs of one recipe, one for each seed that finished. `settings`: where it differs from others on its board.
 
-    place: in the order in which the groups came, before they were ranked.
+    place: in the order in which the groups came, before they were ranked; missing: planned seeds of the sweep that have no result,
+    with their state.
     """
 
     label: str
@@ -34,6 +35,12 @@ class Group:
     runs: Sequence[Run]
     results: Mapping[int, float]
     place: int = 0
+    missing: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned seed has a result. The mean of those that are left is too good where the others have failed."""
+        return not self.missing
 
     @property
     def spread(self) -> Spread:
@@ -112,7 +119,7 @@ def _of_sweep(sweep: Sweep) -> list[Board]:
     for number, ((split, *_), runs) in enumerate(parts.items(), start=1):
         title = f"Sweep {sweep.name}" + (f", data {number} of {len(parts)}" if len(parts) > 1 else "")
         notes = [_apart(len(parts))] if len(parts) > 1 else []
-        groups = _groups(runs, {id(run): run.value for run in runs}, of_sweep=True)
+        groups = _groups(runs, {id(run): run.value for run in runs}, sweep.runs)
         ranked = _ranked(groups, sweep.mode)
         found.append(
             Board(title, "sweep", sweep.metric, split, sweep.mode, ranked, without if number == 1 else [], notes)
@@ -132,23 +139,35 @@ def _of_runs(title: str, runs: Sequence[Run], several: bool) -> Board:
     return Board(title, "runs", "top1", "test", "max", _ranked(groups, "max"), [], notes)
 
 
-def _groups(runs: Sequence[Run], values: Mapping[int, float | None], of_sweep: bool = False) -> list[Group]:
-    """Runs put together where all but the seed is equal. Two runs of one seed: the later one counts, both are listed."""
+def _groups(
+    runs: Sequence[Run], values: Mapping[int, float | None], planned: Sequence[Run] | None = None
+) -> list[Group]:
+    """Runs put together where all but the seed is equal. Two runs of one seed: the later one counts, both are listed.
+
+    planned: every run of a sweep; None for runs that belong to none.
+    """
     together: dict[str, list[Run]] = {}
     for run in runs:
         own = ((run.summary or {}).get("own")) or {}
         together.setdefault(json.dumps([run.settings, own], sort_keys=True, default=str), []).append(run)
     members = list(together.values())
-    settings = [group[0].overrides if of_sweep else group[0].settings for group in members]
+    settings = [group[0].settings if planned is None else group[0].overrides for group in members]
     keys = varied(settings)
     found = []
     for place, (group, given) in enumerate(zip(members, settings, strict=True)):
         differs = {key: given.get(key) for key in keys}
         named = ", ".join(f"{key}={short_text(value)}" for key, value in differs.items())
-        label = named if of_sweep and named else _name(group, members)
+        label = named if planned is not None and named else _name(group, members)
         results = {int(run.seed or 0): value for run in group if (value := values[id(run)]) is not None}
-        found.append(Group(label, differs, group, results, place))
+        found.append(Group(label, differs, group, results, place, _missing(group, results, planned or ())))
     return [group for group in _distinct(found) if group.results]
+
+
+def _missing(group: Sequence[Run], results: Mapping[int, float], planned: Sequence[Run]) -> dict[int, str]:
+    """The seeds of the group's configuration without a result, with their state."""
+    points = [run.overrides for run in group]
+    others = {int(run.seed or 0): run.state for run in planned if run.overrides in points}
+    return {seed: state for seed, state in others.items() if seed not in results}
 
 
 def _name(group: Sequence[Run], all_groups: Sequence[Sequence[Run]]) -> str:
@@ -170,7 +189,9 @@ def _distinct(groups: Sequence[Group]) -> list[Group]:
 
 
 def _ranked(groups: Sequence[Group], mode: str) -> list[Group]:
-    return sorted(groups, key=lambda group: group.spread.mean, reverse=mode == "max")
+    """The best first; after all of them those whose mean lacks seeds."""
+    best_first = sorted(groups, key=lambda group: group.spread.mean, reverse=mode == "max")
+    return sorted(best_first, key=lambda group: not group.complete)
 
 
 def _data(run: Run) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from groundup.basis.errors import GroundupError, UsageError
-from groundup.runs.evaluation_file import Sections, read_sections
+from groundup.runs.evaluation_file import Sections, fullest, read_sections
 from groundup.runs.folder import RunFolder
 from groundup.tracking import jsonl
 
@@ -108,9 +108,8 @@ class Run:
         return self.summary.get("seconds") if self.summary else self.cost[1]
 
     def fact(self, section: str, view: str = "test") -> dict[str, Any]:
-        """What evaluation.json holds under `section`, empty if nothing."""
-        found = (self.sections.get(section) or {}).get(view)
-        return found if isinstance(found, dict) else {}
+        """What evaluation.json holds under `section`, on the most images if on several inputs; empty if nothing."""
+        return fullest(self.sections, section, view) or {}
 
 
 # What a table needs of a finished run.

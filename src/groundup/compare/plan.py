@@ -54,6 +54,11 @@ def check_recipe(sweep: Sweep, recipe: Recipe, where: str) -> None:
             f"{where}: evaluate.optimistic=true: a sweep chooses among runs, and may not choose on the test split",
             hint="fixed: {evaluate.optimistic: false, data.validation: 0.1}",
         )
+    if recipe.train.finds_batch_size:
+        raise UsageError(
+            f"{where}: train.batch_size=auto: the runs of a sweep may meet different amounts of free memory, and so differ by it",
+            hint="`groundup check` says which batch fits; fixed: {train.batch_size: 128}",
+        )
     if sweep.metric.startswith("average_") and recipe.average.name == "none":
         raise UsageError(
             f"metric={sweep.metric}: {where} keeps no average of its weights",

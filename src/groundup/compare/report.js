@@ -81,7 +81,7 @@
       const reach = (row, side) => row.interval ? Math.abs(row.interval[side] - row.mean) : 0;
       const points = {
         type: "scatter", mode: "markers", name: "rows of the table", x: rows.map((row) => row.pflop), y: rows.map((row) => row.mean),
-        text: rows.map((row) => row.rank + ". " + escaped(row.label) + (row.optimistic ? " (OPTIMISTIC)" : "")),
+        text: rows.map((row) => (row.complete ? row.rank + ". " : "") + escaped(row.label) + (row.optimistic ? " (OPTIMISTIC)" : "") + (row.complete ? "" : " (INCOMPLETE)")),
         marker: { size: 9, color: rows.map((row) => style(row.rank - 1).color), symbol: rows.map((row) => row.optimistic ? "x" : "circle") },
         error_y: { type: "data", symmetric: false, array: rows.map((row) => reach(row, 1)), arrayminus: rows.map((row) => reach(row, 0)),
           color: colour("--soft"), thickness: 1, width: 3 },

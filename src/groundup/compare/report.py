@@ -81,7 +81,7 @@ def _optimistic(collection: Collection) -> list[str]:
 
 def _board(board: Board, base: Path) -> Document:
     groups = board.groups
-    pairs = differences({group.label: group.results for group in groups})
+    pairs = differences({group.label: group.results for group in groups if group.complete})
     in_order = sorted(groups, key=lambda group: group.place)
     settings = [group.settings for group in in_order]
     factors = find_factors(settings) if len(groups) >= 4 else None
@@ -117,7 +117,7 @@ def _board(board: Board, base: Path) -> Document:
 
 def _rows(board: Board, base: Path) -> list[Document]:
     rows = [_row(rank, group, board, base) for rank, group in enumerate(board.groups, start=1)]
-    with_cost = [row for row in rows if row["pflop"] is not None]
+    with_cost = [row for row in rows if row["pflop"] is not None and row["complete"]]
     front = pareto_front([row["pflop"] for row in with_cost], [row["mean"] for row in with_cost], board.mode)
     for place, row in enumerate(with_cost):
         row["front"] = place in front and len(with_cost) > 1
@@ -138,6 +138,8 @@ def _row(rank: int, group: Group, board: Board, base: Path) -> Document:
         "image_interval": alone["top1_interval"] if alone else None,
         "results": {str(seed): value for seed, value in group.results.items()},
         "seeds": own.count,
+        "complete": group.complete,
+        "missing": {str(seed): state for seed, state in group.missing.items()},
         "optimistic": group.optimistic,
         "test": {"mean": beside.mean, "sd": beside.sd, "interval": _listed(beside.interval, True)} if beside else None,
         "pflop": group.mean_of([run.pflop for run in group.runs]),
@@ -209,9 +211,14 @@ def _effect(effect: Effect) -> Document:
 
 def _in_words(board: Board, pairs: Sequence[Difference]) -> list[str]:
     """Which differences are real, in sentences."""
-    if len(board.groups) < 2:
-        return []
     said = []
+    if lacking := sum(not group.complete for group in board.groups):
+        said.append(
+            f"{lacking} of {len(board.groups)} rows lack seeds (INCOMPLETE): they stand after the others without a rank, and are "
+            "compared with none, because the seeds that are left are not a fair choice."
+        )
+    if len(board.groups) < 2:
+        return said
     single = sum(group.spread.count < 2 for group in board.groups)
     if single:
         said.append(

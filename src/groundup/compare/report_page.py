@@ -26,7 +26,7 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 _HERE = Path(__file__).parent
-_OPTIMISTIC = " (OPTIMISTIC)"
+_MARKS = ("OPTIMISTIC", "INCOMPLETE")  # behind the names of rows, in brackets
 _NAMED = ("setting", "what", "changed against the run before", "verdict")  # columns that hold sentences and names
 _SHORT = 24  # characters of a cell that is not broken into lines
 
@@ -185,8 +185,10 @@ def _folded(title: str, inside: str) -> str:
 
 
 def _cell(cell: str) -> str:
-    if _OPTIMISTIC in cell:
-        return f'{html.escape(cell.replace(_OPTIMISTIC, ""))} <span class="mark">OPTIMISTIC</span>'
+    if marks := [mark for mark in _MARKS if f" ({mark})" in cell]:
+        for mark in marks:
+            cell = cell.replace(f" ({mark})", "")
+        return " ".join([html.escape(cell), *(f'<span class="mark">{mark}</span>' for mark in marks)])
     shown = cell == "shown" or cell.endswith(" is better")
     return f'<span class="shown">{html.escape(cell)}</span>' if shown else html.escape(cell)
 

@@ -56,9 +56,10 @@ def summary_lines(document: dict[str, Any]) -> list[str]:
     for board in document["boards"]:
         lines.append(f"{board['title']}: {ranked_on(board)}")
         for row in board["rows"][:_MOST_LINES]:
-            mark = " (OPTIMISTIC)" if row["optimistic"] else ""
             interval = _seeds_interval(board, row)
-            lines.append(f"  {row['rank']:>3}. {value(board, row['mean']):>8}  ({interval})  {row['label']}{mark}")
+            lines.append(
+                f"  {_rank(row):>3}. {value(board, row['mean']):>8}  ({interval})  {row['label']}{_marks(row)}"
+            )
         if len(board["rows"]) > _MOST_LINES:
             lines.append(f"  and {len(board['rows']) - _MOST_LINES} more")
         lines += [f"  {said}" for said in board["in_words"]]
@@ -116,12 +117,12 @@ def ranking(board: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def _ranked(board: dict[str, Any], row: dict[str, Any], tested: bool, calibrated: bool, corrupted: bool) -> list[str]:
     share = {"share": True}
     cells = [
-        str(row["rank"]),
-        row["label"] + (" (OPTIMISTIC)" if row["optimistic"] else ""),
+        _rank(row),
+        row["label"] + _marks(row),
         value(board, row["mean"]),
         "-" if row["sd"] is None else difference(board, row["sd"]).removesuffix(" points").removeprefix("+"),
         _seeds_interval(board, row),
-        ", ".join(row["results"]),
+        ", ".join(row["results"]) + _lacking(row),
     ]
     if tested:
         test = row["test"] or {"mean": None, "interval": None}
@@ -135,6 +136,20 @@ def _ranked(board: dict[str, Any], row: dict[str, Any], tested: bool, calibrated
         cells.append(_of_runs(row["corruptions"]))
     cost = "-" if row["pflop"] is None else f"{row['pflop']:.3g}" + (" (front)" if row["front"] else "")
     return [*cells, cost, duration(row["seconds"])]
+
+
+def _rank(row: dict[str, Any]) -> str:
+    """No rank where seeds are missing: the first of such rows is not the best."""
+    return str(row["rank"]) if row["complete"] else "-"
+
+
+def _marks(row: dict[str, Any]) -> str:
+    return (" (OPTIMISTIC)" if row["optimistic"] else "") + ("" if row["complete"] else " (INCOMPLETE)")
+
+
+def _lacking(row: dict[str, Any]) -> str:
+    said = ", ".join(f"{seed} {state}" for seed, state in row["missing"].items())
+    return f" (not {said})" if said else ""
 
 
 def _seeds_interval(board: dict[str, Any], row: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from groundup.compare.store import ENDED, RunRecord, Store
+from groundup.compare.store import RunRecord, Store
 from groundup.compare.sweep_file import Sweep
 from groundup.compare.worker import told
 
@@ -25,21 +25,23 @@ def summary_of(store: Store) -> dict[str, Any]:
         "runs": {state: sum(run.state == state for run in runs) for state in STATES},
         "pflop": math.fsum(run.pflop for run in runs),
         "seconds": round(math.fsum(run.seconds for run in runs), 3),
-        "best": ranked[0] if ranked else None,
+        "best": ranked[0] if ranked and ranked[0]["complete"] else None,
         "configurations": ranked,
         "failed": [{"name": run.name, "reason": run.reason} for run in runs if run.state == "failed"],
     }
 
 
 def is_over(store: Store) -> bool:
-    """Whether every run that is known has come to its end."""
-    return all(run.state in ENDED for run in store.runs())
+    """Whether every run that will ever be carried out has come to its end: one beyond the budget will not be."""
+    return store.is_over()
 
 
 def ranking(sweep: Sweep, runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
-    """Configurations with at least one finished run: the mean over their finished seeds; most seeds first, then the best.
+    """Configurations with at least one finished run: the mean over their finished seeds; the complete ones first, then those with
+    most seeds, then the best.
 
-    `spread`: standard deviation over seeds, None for one seed.
+    `spread`: standard deviation over seeds, None for one seed; `complete`: whether every seed of the sweep has finished; `missing`:
+    the state of those that have not. The seeds that are left when others failed flatter: an incomplete one is never the best.
     """
     by_name: dict[str, list[RunRecord]] = {}
     for run in runs:
@@ -51,11 +53,20 @@ def ranking(sweep: Sweep, runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
             continue
         mean = math.fsum(values) / len(values)
         spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else None
+        missing = {str(run.seed): run.state for run in group if run.state != "done"}
         rows.append(
-            {"configuration": number, "mean": mean, "spread": spread, "seeds": len(values), "point": group[0].point}
+            {
+                "configuration": number,
+                "mean": mean,
+                "spread": spread,
+                "seeds": len(values),
+                "complete": not missing,
+                "missing": missing,
+                "point": group[0].point,
+            }
         )
     sign = -1 if sweep.maximize else 1
-    return sorted(rows, key=lambda row: (-row["seeds"], sign * row["mean"]))
+    return sorted(rows, key=lambda row: (not row["complete"], -row["seeds"], sign * row["mean"]))
 
 
 def table_of(store: Store) -> "Table":
@@ -88,6 +99,8 @@ def result_lines(store: Store) -> list[str]:
     for row in ranking(store.sweep, store.runs()):
         spread = f" (sd {row['spread']:.2g})" if row["spread"] is not None else ""
         seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+        if not row["complete"]:
+            seeds += f" (INCOMPLETE: {', '.join(f'seed {seed} {state}' for seed, state in row['missing'].items())})"
         lines.append(
             f"{row['configuration']}  {store.sweep.metric} {row['mean']:.4g}{spread}, {seeds}  {told(row['point'])}"
         )

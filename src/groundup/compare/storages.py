@@ -145,19 +145,20 @@ class PostgreSQL(Storage):
     def locked(self) -> Iterator[float]:
         import sqlalchemy
 
+        lost = require_optuna().exceptions.StorageInternalError  # what optuna makes of a connection that breaks
         with self._thread:
             try:
-                connection = self._engine.connect()
-            except sqlalchemy.exc.SQLAlchemyError as error:
-                said = str(getattr(error, "orig", error)).strip().splitlines()[0]
+                with self._engine.connect() as connection, connection.begin():
+                    # Freed with the transaction, so also when this process or its machine dies.
+                    connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+                    now = connection.execute(sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")).scalar()
+                    yield float(now)
+            except (sqlalchemy.exc.SQLAlchemyError, lost) as error:
+                cause = error.__cause__ if isinstance(error, lost) else error
+                said = next(iter(str(getattr(cause, "orig", cause)).strip().splitlines()), "")
                 raise GroundupError(
                     f"{self.where}: {said}", hint="is the database there, and may you use it?"
                 ) from None
-            with connection, connection.begin():
-                # Freed with the transaction, so also when this process or its machine dies.
-                connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-                now = connection.execute(sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")).scalar()
-                yield float(now)
 
     def _open(self) -> "BaseStorage":
         storage: BaseStorage = require_optuna().storages.RDBStorage(self._url, engine_kwargs=self._options)

@@ -130,7 +130,7 @@ class Store:
                 trial = self._propose(len(trials))
                 chosen = (trial, self._records(trial)[0])
             if chosen is None:
-                return None, not any(r.state == "running" or (r.state == "waiting" and r.begun) for _, r in rows)
+                return None, not any(map(_is_open, (record for _, record in rows)))
             trial, record = chosen
             self._write(
                 trial._trial_id, record.seed, state="running", owner=owner, deadline=now + self.sweep.lease, begun=True
@@ -205,6 +205,14 @@ class Store:
     def runs(self) -> list[RunRecord]:
         """Every run, configuration by configuration."""
         return [record for trial in self._study.get_trials(deepcopy=False) for record in self._records(trial)]
+
+    def is_over(self) -> bool:
+        """Whether nothing is left to do: no run has begun without an end, and the budget lets no other begin."""
+        records = self.runs()
+        if any(map(_is_open, records)):
+            return False
+        to_come = self.sweep.search is not None or any(record.state == "waiting" for record in records)
+        return not (to_come and self._within_budget(records))
 
     def write_file(self) -> None:
         """Write sweep.json, what others read of the sweep."""
@@ -290,6 +298,11 @@ class Store:
             backend.set_trial_state_values(trial_id, TrialState.COMPLETE, [math.fsum(values) / len(values)])
         else:
             backend.set_trial_state_values(trial_id, TrialState.PRUNED)
+
+
+def _is_open(record: RunRecord) -> bool:
+    """Whether the run has begun and has no end: it is carried out whatever the budget says."""
+    return record.state == "running" or (record.state == "waiting" and record.begun)
 
 
 def _planned(sweep: Sweep, point: Point) -> "FrozenTrial":

@@ -43,8 +43,10 @@ def begin(sweep: Sweep, folder: Path | None = None) -> Store:
     if sweep.base not in library():  # beside the complete sweep file
         sweep = sweep.model_copy(update={"base": BASE_FILE})
     sweep = validate_sweep(_shortened(sweep.model_dump(mode="json", by_alias=True)))
-    storage = storage_of(sweep.storage, folder)
-    store = Store.create(folder, storage, sweep, to_yaml(without_home(base)), threads_of(sweep, base))
+    written = to_yaml(without_home(base))
+    if sweep.storage is not None:  # of a journal, which lies in the folder, the store tells
+        _refuse_a_folder_that_is_not_of(folder, sweep, written)
+    store = Store.create(folder, storage_of(sweep.storage, folder), sweep, written, threads_of(sweep, base))
     write_sweep(store)
     return store
 
@@ -77,6 +79,31 @@ def _refuse_the_folder_of_another(folder: Path, sweep: Sweep) -> None:
         )
 
 
+def _refuse_a_folder_that_is_not_of(folder: Path, sweep: Sweep, base: str) -> None:
+    """UsageError unless the folder is free, or holds this very sweep: nothing of another is written over or mixed with it.
+
+    base: the sweep's base recipe, written out.
+    """
+    hint = f"--folder names another, such as --folder {folder}-2"
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file, not a folder", hint=hint)
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / SWEEP_FILE).is_file():
+        raise UsageError(f"{folder}: exists and is not the folder of a sweep", hint=hint)
+    there = validate_sweep(yaml.safe_load((folder / SWEEP_FILE).read_text(encoding="utf-8")))
+    now, then = (one.model_dump(mode="json", by_alias=True) for one in (sweep, there))
+    different = [key for key in now if now[key] != then.get(key)]
+    base_file = folder / BASE_FILE
+    if base_file.is_file() and base_file.read_text(encoding="utf-8") != base:
+        different.append(BASE_FILE)
+    if different:
+        raise UsageError(
+            f"{folder}: is the folder of another sweep; what differs: {', '.join(different)}",
+            hint=f"{hint}; for a new sweep, name=ANOTHER",
+        )
+
+
 def join(place: str, folder: Path | None = None, name: str | None = None) -> Store:
     """The store at `place`: the folder of a sweep, or a database. `name`: which sweep, where a database holds several."""
     if "://" in place:
@@ -91,8 +118,9 @@ def join(place: str, folder: Path | None = None, name: str | None = None) -> Sto
             raise UsageError(f"{place}: holds {len(names)} sweeps: {listed(names)}", hint="choose one with --name")
         name = name or names[0]
         folder = folder or default_folder(name)
-        folder.mkdir(parents=True, exist_ok=True)
         store = Store(folder, storage, name)
+        _refuse_a_folder_that_is_not_of(folder, store.sweep, store.base)
+        folder.mkdir(parents=True, exist_ok=True)
         write_sweep(store)
         return store
     found = Path(place)

@@ -74,6 +74,7 @@ def _carry_out(store: Store, lease: Lease, base: Path, say: Callable[[str], None
             outcome = _ended(folder, "failed", f"{type(error).__name__}: {error.message}")
         except Exception as error:
             outcome = _ended(folder, "failed", f"{type(error).__name__}: {error}")
+        watch.catch_up()
     if store.finish(lease, outcome):
         shown = "" if outcome.value is None else f" {store.sweep.metric}={outcome.value:.4g}"
         say(
@@ -156,7 +157,11 @@ def told(point: dict[str, Any]) -> str:
 
 
 class Watch(Tracker):
-    """What a run tells the store, in place of the terminal: its metric, and that it is alive."""
+    """What a run tells the store, in place of the terminal: its metric, and that it is alive.
+
+    A store that cannot be reached for a while, such as a database that is started again, is told later what it has missed: at the
+    next evaluation, or at the end of the run.
+    """
 
     def __init__(self, store: Store, lease: Lease) -> None:
         self.stop = StopRequest()
@@ -165,6 +170,7 @@ class Watch(Tracker):
         self._store = store
         self._lease = lease
         self._clock = Clock(1, 1)
+        self._untold: list[tuple[int, float]] = []  # (step, value), oldest first
 
     def start(self, info: Record) -> None:
         total, epochs = int(info["total_steps"]), float(info["epochs"])
@@ -173,10 +179,22 @@ class Watch(Tracker):
     def evaluation(self, record: Record) -> None:
         step, value = int(record["step"]), record.get(self._store.sweep.metric)
         if value is not None:
-            verdict = self._store.report(self._lease, step, float(value), self._clock)
+            self._untold.append((step, float(value)))
+            verdict = self.catch_up()
             # At the last step there is nothing left to save.
             if verdict == "lost" or (verdict == "prune" and step < self._clock.total_steps):
                 self._end(verdict)
+
+    def catch_up(self) -> str:
+        """Report what the store has not been told yet, in order, so that every step is judged; its last verdict."""
+        verdict = "go on"
+        # The run does not end for want of a store: its lease does, if the store stays away for so long.
+        with contextlib.suppress(GroundupError, OSError):
+            while self._untold and verdict == "go on":
+                step, value = self._untold[0]
+                verdict = self._store.report(self._lease, step, value, self._clock)
+                del self._untold[0]
+        return verdict
 
     @contextmanager
     def renewing(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from groundup.basis.errors import UsageError, listed, nearest, unknown_name
+from groundup.basis.errors import UsageError, listed, nearest, nearest_names
 from groundup.recipe.problems import explain
 from groundup.recipe.schema import Recipe
 
@@ -22,6 +22,7 @@ _KEEP_THE_CLAIM = {
     *("seed", "data.source", "data.image", "train.device", "train.threads", "track.tensorboard"),
     *("check.ignore", "cost.per_hour"),
 }
+_NEAREST = 4  # names of the library that an unknown one is answered with
 _LIBRARY = resources.files("groundup.recipe") / "library"
 
 
@@ -60,7 +61,19 @@ def source_text(name_or_path: str) -> str:
             raise UsageError(f"recipe {name_or_path!r}: not a text file in UTF-8: {error}") from None
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise UsageError(f"recipe {name_or_path!r}: there is no such file", hint="`groundup recipes` lists the library")
-    raise unknown_name("recipe", name_or_path, library(), what="neither a recipe of the library nor a file")
+    raise _unknown_recipe(name_or_path)
+
+
+def _unknown_recipe(name: str) -> UsageError:
+    """The library is too long to be listed in an error: the names that look alike, and where all of them are."""
+    names = library()
+    near = nearest_names(name, names, _NEAREST)
+    alike = f"; nearest: {', '.join(near)}" if near else ""
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return UsageError(
+        f"recipe={name!r}: neither a recipe of the library nor a file{alike}",
+        hint=f"{meant}`groundup recipes` lists all {len(names)}",
+    )
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -1,5 +1,6 @@
 """Pydantic's findings, told to a person: key, value, what is allowed, the nearest known name. All problems at once."""
 
+import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from types import UnionType
@@ -73,7 +74,8 @@ def _explain_one(finding: Any, values: Mapping[str, Any], root: type[BaseModel],
 
 
 def _short(value: Any) -> str:
-    return _REPR.repr(value)
+    # What stands before an @ in an address may be a password: it is not repeated.
+    return re.sub(r"//[^/\s]*@", "//***@", _REPR.repr(value))
 
 
 def _keys_without_tags(location: tuple[int | str, ...], values: Any) -> list[str]:
