@@ -20,6 +20,25 @@ def test_blocks_change_nothing(block: int) -> None:
     torch.testing.assert_close(found, similarity.amax(1))
 
 
+def test_a_search_can_be_ended_between_blocks_and_holds_no_more_than_a_block_of_each() -> None:
+    class Ended(Exception):
+        pass
+
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise Ended
+
+    with pytest.raises(Ended):
+        nearest(TEST, TRAIN, 10, check)
+    calls = 10
+    nearest(TEST, TRAIN, 10, check)
+    assert calls == 10 + 3 * 6  # 23 and 57 rows in blocks of 10
+
+
 def test_a_copy_of_any_length_is_found_and_the_first_of_equals_is_named() -> None:
     index, similarity = nearest(3 * TRAIN[[40, 7]], torch.cat([TRAIN, TRAIN]), block=10)
     assert index.tolist() == [40, 7]

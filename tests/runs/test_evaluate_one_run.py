@@ -21,6 +21,7 @@ from groundup.evaluation import NEAR_DUPLICATE, calibration, fit_temperature, wi
 from groundup.evaluation.corruptions import CORRUPTIONS, corrupt
 from groundup.recipe import load_recipe
 from groundup.runs.evaluate import EXTRA, Wanted, evaluate, evaluate_runs, json_of, text_of
+from groundup.runs.evaluation_file import fullest, without_input
 from groundup.runs.evaluation_page import page
 from groundup.runs.folder import RunFolder
 from groundup.runs.load import Classifier
@@ -36,7 +37,9 @@ def measured(finished: Run) -> Path:
 
 @pytest.fixture(scope="module")
 def sections(measured: Path) -> dict[str, dict[str, dict[str, object]]]:
-    return json.loads((measured / "evaluation.json").read_text())["sections"]
+    """Section -> split -> facts: what was measured on several inputs, here on one, is found under its split too."""
+    known = json.loads((measured / "evaluation.json").read_text())["sections"]
+    return {key: {without_input(view): facts for view, facts in views.items()} for key, views in known.items()}
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +165,23 @@ def test_copies_in_train_are_found_and_left_out(sections: dict, copied: Path, sp
     assert parts["without near-duplicates"]["images"] + found["found"] == parts["all images"]["images"] == len(test)
 
 
+def test_the_search_for_duplicates_tells_how_far_it_is_and_sees_every_image_once(copied: Path) -> None:
+    from groundup.runs.evaluate import _open
+    from groundup.runs.reports import duplicates
+
+    told: list[str] = []
+    subject = _open(copied, Wanted(sections=("duplicates",)), StopRequest(), told.append)
+    subject.recipe = subject.recipe.model_copy(
+        update={"evaluate": subject.recipe.evaluate.model_copy(update={"batch_size": 20})}
+    )
+    seen: list[int] = []
+    subject.model.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    duplicates._partners(subject)
+    assert sum(seen) == len(subject.part()) + len(subject.part("train"))
+    assert [line for line in told if "training images" in line][-1].endswith("features of 150 of 150 training images")
+    assert 5 <= len(told) <= 10
+
+
 def test_the_page_needs_nothing_else_and_its_pictures_decode(measured: Path) -> None:
     text = (measured / "evaluation.html").read_text()
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
@@ -199,7 +219,7 @@ def test_the_card_takes_its_numbers_from_the_evaluation(measured: Path, sections
 
 def test_a_card_that_somebody_edited_is_left_alone(copied: Path) -> None:
     card = copied / "README.md"
-    card.write_text(card.read_text() + "\nMy own words.\n")
+    card.write_text(card.read_text().replace("## Limits", "## My own words"))
     before = card.read_text()
     (report,) = evaluate_runs([copied], Wanted(sections=("calibration",)), StopRequest())
     assert card.read_text() == before
@@ -251,13 +271,66 @@ def test_images_that_were_corrupted_elsewhere_are_evaluated(
     np.savez(tmp_path / "dark.npz", x_train=stored, y_train=labels.numpy(), classes=np.array(splits.classes))
     wanted = Wanted(corrupted=f"arrays:{tmp_path / 'dark.npz'}")
     (report,) = evaluate_runs([copied], wanted, StopRequest())
-    found = report.sections["corrupted"]["test"]
+    (found,) = report.sections["corrupted"].values()
     share = float((logits(classifier, dark).argmax(1) == labels).double().mean())
     assert found["top1"] == pytest.approx(share, abs=1e-9)
     assert str(tmp_path) not in (copied / "evaluation.json").read_text()
     np.savez(tmp_path / "other.npz", x_train=stored, y_train=labels.numpy(), classes=np.array(list("abcdefghij")))
     with pytest.raises(UsageError, match="has other classes than the run"):
         evaluate_runs([copied], Wanted(corrupted=f"arrays:{tmp_path / 'other.npz'}"), StopRequest())
+
+
+def test_sets_of_corrupted_images_are_kept_beside_each_other(copied: Path, splits: Splits, tmp_path: Path) -> None:
+    images, labels = whole(splits, "test")
+    stored = images.permute(0, 2, 3, 1).numpy()
+    for folder, damaged in (("a", stored // 2), ("b", 255 - stored)):
+        (tmp_path / folder).mkdir()
+        np.savez(
+            tmp_path / folder / "set.npz", x_train=damaged, y_train=labels.numpy(), classes=np.array(splits.classes)
+        )
+        evaluate_runs([copied], Wanted(corrupted=f"arrays:{tmp_path / folder / 'set.npz'}"), StopRequest())
+    kept = json.loads((copied / "evaluation.json").read_text())["sections"]["corrupted"]
+    assert [facts["source"] for facts in kept.values()] == ["arrays:set.npz"] * 2  # of one name, and two sets
+    dark, negative = (facts["top1"] for facts in kept.values())
+    assert dark != negative
+    for place in ("evaluation.html", "README.md"):
+        assert (copied / place).read_text().count("arrays:set.npz") >= 2
+    assert f"top-1 {dark:.2%}" in (copied / "README.md").read_text()
+    assert f"top-1 {negative:.2%}" in (copied / "README.md").read_text()
+    evaluate_runs([copied], Wanted(corrupted=f"arrays:{tmp_path / 'a' / 'set.npz'}"), StopRequest())
+    assert json.loads((copied / "evaluation.json").read_text())["sections"]["corrupted"] == kept
+
+
+def test_corruptions_of_some_images_do_not_displace_those_of_all(
+    copied: Path, measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in ("evaluation.json", "README.md"):
+        (copied / file).write_bytes((measured / file).read_bytes())
+    (whole_split,) = json.loads((copied / "evaluation.json").read_text())["sections"]["corruptions"].values()
+    monkeypatch.setattr("groundup.runs.reports.corruptions._IMAGES", 100)
+    evaluate(copied, sections=["corruptions"])
+    known = json.loads((copied / "evaluation.json").read_text())["sections"]
+    assert [facts["images"] for facts in known["corruptions"].values()] == [whole_split["images"], 100]
+    assert len({name for facts in known["corruptions"].values() for name in facts["pictures"]}) == 2
+    assert fullest(known, "corruptions") == whole_split
+    text = (copied / "README.md").read_text()
+    assert f"mean accuracy {whole_split['mean']:.2%}" in text
+    assert text.count("generated corruptions, ") == 1
+    assert (copied / "evaluation.html").read_text().count("Generated corruptions") == 2
+
+
+def test_a_card_of_before_a_kill_is_brought_up_to_date_by_the_next_evaluation(copied: Path) -> None:
+    for file in ("evaluation.json", "README.md"):
+        (copied / file).unlink(missing_ok=True)
+    evaluate(copied)
+    before = (copied / "README.md").read_text()
+    evaluate(copied, sections=["calibration"])
+    after = (copied / "README.md").read_text()
+    assert "ECE" in after
+    assert "ECE" not in before
+    (copied / "README.md").write_text(before)  # as if killed behind evaluation.json
+    evaluate(copied)  # measures nothing that was not there
+    assert (copied / "README.md").read_text() == after
 
 
 @pytest.mark.parametrize(

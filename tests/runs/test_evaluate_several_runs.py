@@ -1,6 +1,7 @@
 """Several runs on the same images: against each other, as seeds of one recipe, and asked together."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,27 @@ def test_runs_are_compared_on_the_same_images_and_seeds_are_grouped(runs: list[P
     assert "4 forward passes per image" in said
     for folder in runs:
         known = json.loads((folder / "evaluation.json").read_text())["sections"]
-        assert known["comparison"]["test"] == found
+        assert found in known["comparison"].values()
         assert "Runs compared on the same images" in (folder / "evaluation.html").read_text()
+
+
+def test_comparisons_with_other_runs_are_kept_beside_each_other(runs: list[Path], tmp_path: Path) -> None:
+    one, other, third = (Path(shutil.copytree(run, tmp_path / run.name, symlinks=True)) for run in runs[:3])
+    namesake = Path(shutil.copytree(runs[3], tmp_path / "elsewhere" / other.name, symlinks=True))
+    for run in (one, other, third):
+        (run / "evaluation.json").unlink(missing_ok=True)
+    evaluate_runs([one, other], Wanted(ensemble=True), StopRequest())
+    evaluate_runs([one, third], Wanted(), StopRequest())
+    evaluate_runs([one, namesake], Wanted(), StopRequest())
+    evaluate_runs(
+        [other, one], Wanted(), StopRequest()
+    )  # the first again, the other way round and without the ensemble
+    kept = json.loads((one / "evaluation.json").read_text())["sections"]["comparison"]
+    names = [{run["name"] for run in facts["runs"]} for facts in kept.values()]
+    assert names == [{one.name, other.name}, {one.name, third.name}, {one.name, other.name}]
+    assert [bool(facts["ensemble"]) for facts in kept.values()] == [True, False, False]
+    assert (one / "evaluation.html").read_text().count("<h2>Runs compared on the same images") == 3
+    assert len(json.loads((third / "evaluation.json").read_text())["sections"]["comparison"]) == 1
 
 
 def test_the_cost_of_an_ensemble_counts_its_test_time_augmentation(runs: list[Path]) -> None:

@@ -12,6 +12,8 @@ Hurts    a pair that is shifted by pixels or cropped differently is a duplicate 
          confirmed is a lower bound. Images of one flat tone are alike without being copies: look at the pairs.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,11 +24,14 @@ from groundup.basis.errors import GroundupError, UsageError
 NEAR_DUPLICATE = 0.04
 
 
-def nearest(features_test: Tensor, features_train: Tensor, block: int = 2048) -> tuple[Tensor, Tensor]:
+def nearest(
+    features_test: Tensor, features_train: Tensor, block: int = 2048, check: Callable[[], None] | None = None
+) -> tuple[Tensor, Tensor]:
     """For each row of `features_test` (N, D) the most similar row of `features_train` (M, D).
 
     Returns its index, int64 (N,), the lowest one of equals, and the cosine similarity in [-1, 1], float32 (N,). At most
-    `block` rows of each are compared at a time: block * block * 4 bytes. A row of zeros is similar to nothing (0).
+    `block` rows of each are compared at a time: block * block * 4 bytes, besides a float32 copy of `features_test`. A row of
+    zeros is similar to nothing (0). `check` is called between blocks, and may raise to end the search.
     """
     if features_test.ndim != 2 or features_train.ndim != 2 or features_test.shape[1] != features_train.shape[1]:
         raise ValueError(
@@ -36,19 +41,20 @@ def nearest(features_test: Tensor, features_train: Tensor, block: int = 2048) ->
         raise ValueError(f"block must be at least 1, got {block}")
     if len(features_train) == 0:
         raise GroundupError("there are no train images to compare with", hint="check that the split is not empty")
-    indices, similarities = [], []
-    for rows in features_test.split(block):
-        wanted = F.normalize(rows.float(), dim=1)
-        best = torch.full((len(rows),), -torch.inf, device=rows.device)
-        index = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        for start in range(0, len(features_train), block):
-            found = (wanted @ F.normalize(features_train[start : start + block].float(), dim=1).T).max(1)
-            closer = found.values > best
-            best = torch.where(closer, found.values, best)
-            index = torch.where(closer, found.indices + start, index)
-        indices.append(index)
-        similarities.append(best.clamp(-1, 1))
-    return torch.cat(indices), torch.cat(similarities)
+    wanted = F.normalize(features_test.float(), dim=1)  # (N, D)
+    best = torch.full((len(wanted),), -torch.inf, device=wanted.device)
+    index = torch.zeros(len(wanted), dtype=torch.int64, device=wanted.device)
+    for start in range(0, len(features_train), block):
+        compared = F.normalize(features_train[start : start + block].float(), dim=1).T  # (D, block)
+        for first in range(0, len(wanted), block):
+            if check:
+                check()
+            rows = slice(first, first + block)
+            found = (wanted[rows] @ compared).max(1)
+            closer = found.values > best[rows]
+            best[rows] = torch.where(closer, found.values, best[rows])
+            index[rows] = torch.where(closer, found.indices + start, index[rows])
+    return index, best.clamp(-1, 1)
 
 
 def confirm_by_pixels(images_a: Tensor, images_b: Tensor) -> Tensor:

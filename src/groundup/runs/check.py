@@ -38,6 +38,7 @@ from groundup.preflight import (
     without_ignored,
 )
 from groundup.recipe import Recipe
+from groundup.runs.batch_size import with_batch_size
 from groundup.runs.estimate import estimate
 from groundup.runs.measure import differing, measure, overfit
 from groundup.runs.prepare import (
@@ -181,8 +182,9 @@ def check(
     stop, tracker = stop or StopRequest(), tracker or Tracker()
     program = psutil.Process().memory_info().rss
     without_ignored([], recipe.check.ignore)
-    splits = data or open_data(recipe, stop, told_in_tenths(tracker))
-    plan = make_plan(with_measured_constants(recipe, splits), splits)
+    splits = data or open_data(recipe, stop, told_in_tenths(tracker, recipe.data))
+    recipe = with_batch_size(with_measured_constants(recipe, splits), splits, tracker.message, stop.check, model)
+    plan = make_plan(recipe, splits)
     chosen = choose_engine(plan.recipe.train, plan.clock.total_steps)
     engine = replace(chosen, compiled=False)
     engine.activate()

@@ -59,10 +59,18 @@ def estimate(plan: Plan, job: Job, state: TrainingState, measured: Measured, pro
 
 
 def _memory(plan: Plan, job: Job, state: TrainingState, measured: Measured, program: int) -> Memory:
+    if measured.peak is not None:
+        free, total = device_memory(job.engine.torch_device)
+        return Memory({"measured": measured.peak}, 0, plan.recipe.train.batch_size, free, total)
+    return extrapolated_memory(plan, job, state, measured.per_image, measured.optimizer_bytes, program)
+
+
+def extrapolated_memory(
+    plan: Plan, job: Job, state: TrainingState, per_image: int, optimizer_bytes: int, program: int
+) -> Memory:
+    """What a step needs, from what the backward pass keeps of one image. `program`: as in `estimate`; all in bytes."""
     recipe, splits, device = plan.recipe, plan.splits, job.engine.torch_device
     free, total = device_memory(device)
-    if measured.peak is not None:
-        return Memory({"measured": measured.peak}, 0, recipe.train.batch_size, free, total)
     trainable = tensor_bytes(p for p in state.model.parameters() if p.requires_grad)
     weights = tensor_bytes(state.model.state_dict().values())
     kept_in_memory = recipe.data.cache == "device" or (recipe.data.cache == "host" and device.type == "cpu")
@@ -72,13 +80,13 @@ def _memory(plan: Plan, job: Job, state: TrainingState, measured: Measured, prog
         "images": sum(map(len, splits_read)) * splits.image_size**2 * 3 if kept_in_memory else 0,
         "weights": weights,
         "gradients": trainable,
-        "optimizer": measured.optimizer_bytes,
+        "optimizer": optimizer_bytes,
         "average": 0 if isinstance(recipe.average, NoAverage) else weights,
         "copy for SAM": 0 if recipe.optimizer.sam is None else trainable,
     }
     images = min(recipe.train.micro_batch or recipe.train.batch_size, recipe.train.batch_size)
-    per_image = math.ceil(_WITH_GRADIENTS * measured.per_image)
-    return Memory({what: size for what, size in fixed.items() if size}, per_image, images, free, total)
+    needed = math.ceil(_WITH_GRADIENTS * per_image)
+    return Memory({what: size for what, size in fixed.items() if size}, needed, images, free, total)
 
 
 def _disk(recipe: Recipe, clock: Clock, model: nn.Module, measured: Measured, place: Path) -> Disk:

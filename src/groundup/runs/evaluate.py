@@ -5,7 +5,7 @@ the folder, stay as they are.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,24 @@ from groundup.basis.errors import UsageError, unknown_name
 from groundup.basis.interruption import StopRequest
 from groundup.data import Splits
 from groundup.evaluation import TTA, Evaluation
-from groundup.runs.card import update_card
-from groundup.runs.evaluation_file import Sections, read_sections, write_sections
+from groundup.runs.card import left_alone, write_card
+from groundup.runs.evaluation_file import (
+    Sections,
+    read_sections,
+    view_of,
+    weights_checksum,
+    without_input,
+    write_sections,
+)
 from groundup.runs.evaluation_page import NAME, text, write_page
 from groundup.runs.folder import RunFolder, open_run_folder
 from groundup.runs.load import load
 from groundup.runs.prepare import open_data
-from groundup.runs.reports import SECTIONS, Subject
+from groundup.runs.reports import SECTIONS, Facts, Subject
 from groundup.runs.reports.accuracy import evaluation_of
 from groundup.runs.reports.base import view_name
 from groundup.runs.reports.comparison import Member, compare, short_names
 from groundup.training import choose_engine
-from groundup.version import __version__
 
 # What can be asked for by name; accuracy always is, and what compares runs follows from their number.
 EXTRA = ("calibration", "corruptions", "generalisation", "recalibrated", "duplicates", "mistakes")
@@ -119,10 +125,12 @@ def evaluate_runs(
         first = first or subject.splits
         reports.append(_measure(subject, name, wanted))
         chosen = f"{name} (chosen on test)" if _is_optimistic(subject.folder) else name
-        members.append(Member(chosen, subject.recipe, *subject.logits(), wanted.tta))
+        weights = weights_checksum(subject.folder)
+        members.append(Member(chosen, subject.recipe, *subject.logits(), wanted.tta, weights))
     if len(runs) == 1:
         return reports
-    facts = {"comparison": {wanted.view: compare(members, wanted.ensemble)}}
+    found = compare(members, wanted.ensemble)
+    facts = {"comparison": {view_of(wanted.view, SECTIONS["comparison"].measured_on(found)): found}}
     return [_kept(report, facts) for report in reports]
 
 
@@ -182,7 +190,7 @@ def _open(
         raise UsageError(f"run {str(run)!r}: is not finished, and --generalisation reads the test split")
     classifier = load(run, model)
     splits = data or open_data(recipe, stop)
-    _require_same_data(folder, splits)
+    require_same_data(folder, splits)
     engine = choose_engine(recipe.train, total_steps=1)
     engine.activate()
     classifier.model.to(engine.torch_device)
@@ -211,7 +219,8 @@ def _measure(subject: Subject, name: str, wanted: Wanted) -> Report:
         if section.measure and (key == "accuracy" or key in keys):
             if key != "accuracy":
                 subject.tell(f"measuring: {section.title.lower()}")
-            facts[key] = {subject.view: section.measure(subject)}
+            found = section.measure(subject)
+            facts[key] = {view_of(subject.view, section.measured_on(found)): found}
     report = Report(subject.folder, name, evaluation_of(subject), {})
     return _kept(report, facts)
 
@@ -220,16 +229,27 @@ def _kept(report: Report, facts: Sections) -> Report:
     """The report with `facts` added, which are in the run folder then: evaluation.json, evaluation.html, the card."""
     folder = report.folder
     known = read_sections(folder)
-    merged = {key: {**known.get(key, {}), **facts.get(key, {})} for key in SECTIONS if key in known or key in facts}
+    merged = {
+        key: _joined(key, known.get(key, {}), facts.get(key, {})) for key in SECTIONS if key in known or key in facts
+    }
     write_sections(folder, merged)
     recipe = folder.recipe()
     write_page(folder, recipe, merged)
     summary = folder.summary()
-    # The numbers were on the disk before: what the card said is known, and a card that says something else is somebody's own.
-    untouched = summary is None or update_card(folder, recipe, summary, known, merged)
-    note = () if untouched else (f"{folder.card.name} is not as groundup {__version__} wrote it: it is left as it is",)
+    ours = summary is None or write_card(folder, recipe, summary, merged)
+    note = () if ours else (left_alone(folder),)
     notes = tuple(dict.fromkeys((*report.notes, *note)))
     return replace(report, sections={**report.sections, **facts}, notes=notes)
+
+
+def _joined(key: str, known: Mapping[str, Facts], new: Mapping[str, Facts]) -> dict[str, Facts]:
+    """What is known of a section, view by view, with what is new. Nothing is lost: another input is another view."""
+    section = SECTIONS[key]
+    # Files of before did not say the input in the view.
+    merged = {view_of(without_input(view), section.measured_on(facts)): facts for view, facts in known.items()}
+    for view, facts in new.items():
+        merged[view] = section.join(merged[view], facts) if view in merged else facts
+    return merged
 
 
 def _fingerprint(folder: RunFolder) -> Any:
@@ -237,7 +257,7 @@ def _fingerprint(folder: RunFolder) -> Any:
     return json.loads(folder.classifier_file.read_text()).get("data") if folder.classifier_file.exists() else None
 
 
-def _require_same_data(folder: RunFolder, splits: Splits) -> None:
+def require_same_data(folder: RunFolder, splits: Splits) -> None:
     """UsageError if the recipe's data is not what the run was trained on: images of test may have been in train."""
     trained_on = _fingerprint(folder)
     if trained_on not in (None, splits.fingerprint):

@@ -2,17 +2,21 @@
 
     {"format", "groundup", "weights": SHA-256 of the evaluated weights, "sections": {section: {view: facts}}}
 
-A view is a split with its test-time augmentation, such as `test` or `test-flip`. Facts about other weights than the run
-reports now are not read.
+A view is a split with its test-time augmentation, such as `test` or `test-flip`. Where a section can be measured on several inputs
+(2,000 images or all of them, this set of corrupted images or that one, compared with these runs or those), the input is part of
+the view: `test: 2000 images`. So an evaluation never takes the place of one of something else. Facts about other weights than
+the run reports now are not read.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from groundup.basis.errors import GroundupError
-from groundup.basis.files import write_json
+from groundup.basis.files import sha256, write_json
 from groundup.runs.folder import RunFolder
 from groundup.runs.load import chosen_checkpoint, reported_weights
+from groundup.runs.publication import is_publication
 from groundup.version import __version__
 
 FORMAT_VERSION = 1
@@ -22,11 +26,28 @@ Sections = dict[str, dict[str, dict[str, Any]]]
 """Section -> view -> facts."""
 
 
+def view_of(split_and_tta: str, measured_on: str) -> str:
+    """The view of facts; `measured_on`: the input, empty where split and augmentation say it all."""
+    return f"{split_and_tta}: {measured_on}" if measured_on else split_and_tta
+
+
+def without_input(view: str) -> str:
+    """The split with its test-time augmentation that a view is of."""
+    return view.partition(": ")[0]
+
+
+def fullest(sections: Mapping[str, Any], section: str, split_and_tta: str = "test") -> dict[str, Any] | None:
+    """Of what a section holds about a split, the facts on the most images; None if it holds nothing."""
+    views = sections.get(section) or {}
+    found = [facts for view, facts in views.items() if without_input(view) == split_and_tta]
+    return max(found, key=lambda facts: facts.get("images") or 0, default=None)
+
+
 def read_sections(folder: RunFolder) -> Sections:
     """What is known about the weights that the run reports; nothing without a file, or from one of another format."""
     try:
         document = json.loads((folder.path / NAME).read_text(encoding="utf-8"))
-        known = document["format"] == FORMAT_VERSION and document["weights"] == _checksum(folder)
+        known = document["format"] == FORMAT_VERSION and document["weights"] == weights_checksum(folder)
         return document["sections"] if known else {}
     except (OSError, ValueError, KeyError, TypeError, GroundupError):
         return {}
@@ -34,11 +55,14 @@ def read_sections(folder: RunFolder) -> Sections:
 
 def write_sections(folder: RunFolder, sections: Sections) -> None:
     """Write the file, whole or not at all."""
-    head = {"format": FORMAT_VERSION, "groundup": __version__, "weights": _checksum(folder)}
+    head = {"format": FORMAT_VERSION, "groundup": __version__, "weights": weights_checksum(folder)}
     write_json(folder.path / NAME, {**head, "sections": sections})
 
 
-def _checksum(folder: RunFolder) -> str:
+def weights_checksum(folder: RunFolder) -> str:
+    """The SHA-256 of the weights that the run reports."""
     name = reported_weights(folder)
+    if is_publication(folder.path):
+        return sha256(folder.path / name)
     checkpoint = chosen_checkpoint(folder, folder.recipe(), name)
     return str(json.loads((checkpoint / "checksums.json").read_text())[name])

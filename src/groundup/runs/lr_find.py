@@ -39,6 +39,7 @@ from groundup.basis.pictures import lr_range_picture
 from groundup.optim import LiveRates, Memory, Schedule
 from groundup.optim.schedules import SequenceSettings
 from groundup.recipe import Recipe
+from groundup.runs.batch_size import with_batch_size
 from groundup.runs.prepare import (
     build_job,
     build_network,
@@ -120,8 +121,9 @@ def lr_find(
     """
     check_range(start, end, steps)
     stop, tracker = stop or StopRequest(), tracker or Tracker()
-    splits = open_data(recipe, stop, told_in_tenths(tracker))
-    plan = make_plan(with_measured_constants(recipe, splits), splits)
+    splits = open_data(recipe, stop, told_in_tenths(tracker, recipe.data))
+    recipe = with_batch_size(with_measured_constants(recipe, splits), splits, tracker.message, stop.check)
+    plan = make_plan(recipe, splits)
     engine = choose_engine(recipe.train, steps)
     engine.activate()
     tracker.message(f"{engine.device}, {engine.threads} threads, {engine.why}")

@@ -188,7 +188,14 @@ def _with_few_images(job: Job, count: int) -> tuple[Job, list[Tensor]]:
         return logits[-1]
 
     settings = job.train.model_copy(update={"batch_size": count, "micro_batch": None})
-    order = SampleOrder(job.seed, job.data.labels.cpu(), batch_size=count, drop_last=True, balanced=False)
+    order = SampleOrder(
+        job.seed,
+        job.data.labels.cpu(),
+        batch_size=count,
+        drop_last=True,
+        balanced=False,
+        windows=job.order.windows,
+    )
     return replace(job, train=settings, order=order, forward=forward), logits
 
 
@@ -224,10 +231,7 @@ def _full_steps(job: Job, state: TrainingState, watch: "_Watch") -> dict[int, fl
     """Median seconds of a real step per input size."""
     if job.engine.torch_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(job.engine.torch_device)
-    steps = sorted({0, *(first for first, _ in job.live.changes)}, reverse=True)
-    firsts = {job.live.at(step).resolution: step for step in steps}
-    still = ConstantSettings(name="constant", lr=_NO_RATE)
-    quiet = replace(job, rates=Rates((Part(0, still, job.clock),), job.clock))
+    firsts, quiet = first_steps(job), at_rest(job)
     seconds = {}
     for size in job.flops:
         times = []
@@ -238,6 +242,35 @@ def _full_steps(job: Job, state: TrainingState, watch: "_Watch") -> dict[int, fl
             times.append(watch.seconds)
         seconds[size] = sorted(times[1:])[_STEPS // 2]
     return seconds
+
+
+def first_steps(job: Job) -> dict[int, int]:
+    """The first step of every input size in px."""
+    steps = sorted({0, *(first for first, _ in job.live.changes)}, reverse=True)
+    return {job.live.at(step).resolution: step for step in steps}
+
+
+def at_rest(job: Job) -> Job:
+    """The job with a rate so small that its steps leave the weights where they are."""
+    still = ConstantSettings(name="constant", lr=_NO_RATE)
+    return replace(job, rates=Rates((Part(0, still, job.clock),), job.clock))
+
+
+def step_bytes(job: Job, state: TrainingState) -> tuple[int, int]:
+    """Bytes that the backward pass needs of one image at the largest input size, and that the optimizer keeps. `state` is no
+    good for training afterwards."""
+    state.model.train()
+    live = job.live.at(0)
+    if live.dropout is not None:
+        set_dropout(state.model, live.dropout)
+    batch = draw(job, 0, live)
+    saved = _SavedBytes(state.model)
+    with saved.counting():
+        add_gradients(job, state, batch, live)
+    update(job, state)  # allocates what the optimizer keeps
+    growth = max(job.flops) / live.resolution
+    kept = sum(tensor_bytes(entry.values()) for entry in state.optimizer.state.values())
+    return math.ceil(saved.total / len(batch.indices) * growth**2), kept
 
 
 def overfit(job: Job, model: nn.Module) -> tuple[float, ...]:

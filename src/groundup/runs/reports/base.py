@@ -51,13 +51,27 @@ class Shown:
     caption: str = ""
 
 
+def _nothing_else(facts: Facts) -> str:
+    return ""
+
+
+def _the_new(old: Facts, new: Facts) -> Facts:
+    return new
+
+
 @dataclass(frozen=True)
 class Section:
-    """`title` heads it. `measure` is None where it takes more than one run."""
+    """`title` heads it. `measure` is None where it takes more than one run.
+
+    measured_on: what the facts are of besides a split, for sections that can be measured on several inputs; join: old and new facts
+    of one input, by default the new ones.
+    """
 
     title: str
     measure: "Callable[[Subject], Facts] | None"
     show: Callable[[Facts], Shown]
+    measured_on: Callable[[Facts], str] = _nothing_else
+    join: Callable[[Facts, Facts], Facts] = _the_new
 
 
 @dataclass
@@ -98,9 +112,9 @@ class Subject:
         """What the numbers are of, such as `test` or `test-flip`: part of the names of files."""
         return view_name(self.split, self.tta)
 
-    def picture(self, kind: str) -> Path:
-        """Where a picture of this evaluation lies."""
-        return self.folder.path / f"{kind}-{self.view}.png"
+    def picture(self, kind: str, measured_on: str = "") -> Path:
+        """Where a picture of this evaluation lies. `measured_on`: what tells it from others of the same split."""
+        return self.folder.path / f"{kind}-{self.view}{'-' if measured_on else ''}{measured_on}.png"
 
     def part(self, split: str | None = None) -> ImageSet:
         """The images of a split, by default of the one that is evaluated."""

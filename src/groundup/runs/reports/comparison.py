@@ -4,6 +4,7 @@ Runs whose recipes differ in nothing but the seed (and in what changes no result
 Two groups of two seeds or more are compared over seeds and images, which is what "this recipe is better" asks.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,13 +35,14 @@ _MANY = 5  # comparisons from which on one that is shown by chance is worth a wo
 
 @dataclass(frozen=True)
 class Member:
-    """A run among others: its logits (N, C) and labels (N,)."""
+    """A run among others: its logits (N, C) and labels (N,). `weights`: their checksum."""
 
     name: str
     recipe: Recipe
     logits: Tensor
     labels: Tensor
     tta: str
+    weights: str = ""
 
     @property
     def hits(self) -> Tensor:
@@ -63,7 +65,7 @@ def compare(members: Sequence[Member], asked_together: bool) -> Facts:
     return {
         "images": len(members[0].labels),
         "tta": members[0].tta,
-        "runs": [_accuracy(member.name, member.hits) for member in members],
+        "runs": [{**_accuracy(member.name, member.hits), "weights": member.weights} for member in members],
         "pairs": [
             _plain(compare_runs(one.hits, other.hits, names=(one.name, other.name)))
             for one, other in combinations(members, 2)
@@ -160,4 +162,16 @@ def show(facts: Facts) -> Shown:
     return Shown(lines, [Table(["run", f"top-1{view}", "95% interval"], rows)])
 
 
-SECTION = Section("Runs compared on the same images", None, show)
+def _with_whom(facts: Facts) -> str:
+    """The runs by name, whatever their order, and by their weights: two runs in different folders may have one name."""
+    names = ", ".join(sorted(run["name"] for run in facts["runs"]))
+    weights = sorted(run.get("weights", "") for run in facts["runs"])
+    return f"{names} {hashlib.sha256(' '.join(weights).encode()).hexdigest()[:8]}" if all(weights) else names
+
+
+def _with_the_ensemble(old: Facts, new: Facts) -> Facts:
+    """The new facts, with what is known of the ensemble if it was not asked for this time."""
+    return {**new, "ensemble": new["ensemble"] or old.get("ensemble")}
+
+
+SECTION = Section("Runs compared on the same images", None, show, _with_whom, _with_the_ensemble)

@@ -38,7 +38,7 @@ def measure(subject: Subject) -> Facts:
         rows[name] = [float(hit.double().mean()) for hit in hits]
         right += torch.stack(hits).double().sum(0)
     shares = right / (len(CORRUPTIONS) * len(SEVERITIES))
-    picture = subject.picture("corruptions")
+    picture = subject.picture("corruptions", str(len(images)))
     mean = float(shares.mean())
     top1 = float(clean.double().mean())
     corruption_picture(
@@ -91,20 +91,21 @@ def show(facts: Facts) -> Shown:
 def measure_given(subject: Subject) -> Facts:
     """Accuracy on all images of the source that `--corrupted` names."""
     assert subject.corrupted is not None
-    images, split = _given(subject, subject.corrupted)
+    images, split, fingerprint = _given(subject, subject.corrupted)
     hits = correct(*subject.logits_of(images))
     right = int(hits.sum())
     return {
         "source": subject.corrupted.partition(":")[0] + ":" + subject.corrupted.rstrip("/").rpartition("/")[2],
         "split": split,
+        "fingerprint": fingerprint,
         "images": len(images),
         "top1": right / len(hits),
         "top1_interval": list(wilson(right, len(hits))),
     }
 
 
-def _given(subject: Subject, source: str) -> tuple[ImageSet, str]:
-    """The test split of a source, or its only one, decoded as the run's own images, and its name."""
+def _given(subject: Subject, source: str) -> tuple[ImageSet, str, str]:
+    """The test split of a source, or its only one, decoded as the run's own images, its name, and the source's fingerprint."""
     own = subject.recipe.data
     columns = {"image": own.image, "label": own.label} if source.partition(":")[0] in ("hub", "parquet") else {}
     settings = DataSettings(
@@ -119,7 +120,7 @@ def _given(subject: Subject, source: str) -> tuple[ImageSet, str]:
         )
     name = next(split for split in ("test", "validation", "train") if split in cached.splits)
     found = cached.splits[name]
-    return ImageSet(found.images, found.labels, torch.arange(len(found.labels)).numpy()), name
+    return ImageSet(found.images, found.labels, torch.arange(len(found.labels)).numpy()), name, cached.fingerprint[:12]
 
 
 def show_given(facts: Facts) -> Shown:
@@ -132,5 +133,14 @@ def show_given(facts: Facts) -> Shown:
     )
 
 
-SECTION = Section("Generated corruptions", measure, show)
-GIVEN = Section("Images corrupted elsewhere", measure_given, show_given)
+def _how_many(facts: Facts) -> str:
+    return f"{facts['images']} images"
+
+
+def _which(facts: Facts) -> str:
+    # The fingerprint too: two folders may have one name.
+    return " ".join(filter(None, (facts["source"], facts.get("fingerprint"))))
+
+
+SECTION = Section("Generated corruptions", measure, show, _how_many)
+GIVEN = Section("Images corrupted elsewhere", measure_given, show_given, _which)

@@ -1,7 +1,7 @@
 """Images of the split that (nearly) stand in train, found by the run's own features and confirmed by their pixels, and what they
 are worth: the accuracy with and without them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -69,17 +69,34 @@ def _partners(subject: Subject) -> Tensor | None:
     if head is None:
         return None
     features = torch.cat(list(_features(subject, subject.part(), head)))
+    told = _told_in_tenths(subject, len(subject.part("train")))
     best = torch.full((len(features),), -torch.inf)
     index = torch.zeros(len(features), dtype=torch.int64)
     train = subject.part("train")
     for start in range(0, len(train), _AT_ONCE):
-        subject.tell(f"features of the training images: {start:,} of {len(train):,}")
         some = train.subset(np.arange(start, min(start + _AT_ONCE, len(train))))
-        found, similarity = nearest(features, torch.cat(list(_features(subject, some, head))))
+        found, similarity = nearest(
+            features, torch.cat(list(told(_features(subject, some, head)))), check=subject.stop.check
+        )
         closer = similarity.cpu() > best
         best = torch.where(closer, similarity.cpu(), best)
         index = torch.where(closer, found.cpu() + start, index)
     return index
+
+
+def _told_in_tenths(subject: Subject, total: int) -> Callable[[Iterator[Tensor]], Iterator[Tensor]]:
+    """Passes batches of features on, and tells of every tenth of the `total` images."""
+    done = 0
+
+    def told(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        nonlocal done
+        for batch in batches:
+            before, done = 10 * done // total, done + len(batch)
+            if 10 * done // total > before:
+                subject.tell(f"near-duplicates: features of {done:,} of {total:,} training images")
+            yield batch
+
+    return told
 
 
 def _features(subject: Subject, images: ImageSet, head: nn.Module) -> Iterator[Tensor]:
