@@ -13,7 +13,7 @@ from PIL import Image
 import groundup
 from groundup.cli.main import main
 
-COMMANDS = ["recipes", "check", "train", "resume", "evaluate", "predict", "bench", "lr-find", "report"]
+COMMANDS = ["recipes", "check", "train", "resume", "evaluate", "predict", "bench", "lr-find", "report", "export"]
 TINY = ["model.width=8", "train.epochs=1", "train.batch_size=50", "train.threads=1", "data.limit=200"]
 
 Groundup = Callable[..., tuple[int, str, str]]
@@ -83,7 +83,7 @@ def test_neither_the_package_nor_its_help_imports_torch() -> None:
 
 
 def test_the_public_names_grow_only_by_decision() -> None:
-    assert groundup.__all__ == ["__version__", "load", "resume", "train"]
+    assert groundup.__all__ == ["__version__", "load", "publish", "resume", "train"]
     assert all(getattr(groundup, name) for name in groundup.__all__)
     with pytest.raises(AttributeError, match="no attribute 'fit'"):
         groundup.fit  # noqa: B018

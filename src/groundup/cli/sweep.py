@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from groundup.basis.interruption import StopRequest
+from groundup.cli.options import AsJson
 
 sweep_app = typer.Typer(help="Many runs of one recipe: a grid, random draws, a search.", no_args_is_help=True)
 
@@ -17,7 +18,6 @@ StoreArgument = Annotated[
     str, typer.Argument(help="Folder of a sweep, e.g. runs/003-grid, or postgresql://...", show_default=False)
 ]
 Name = Annotated[str | None, typer.Option(help="Which sweep, where a database holds several.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @sweep_app.command()
