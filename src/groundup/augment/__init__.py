@@ -28,6 +28,7 @@ from groundup.augment.mixing import (
     MixSettings,
     apply_mix,
     draw_mix,
+    mix_groups,
     mixed_labels,
 )
 from groundup.augment.normalize import Colour, NormalizeSettings, measure, normalize
@@ -142,6 +143,7 @@ __all__ = [
     "draw",
     "draw_mix",
     "measure",
+    "mix_groups",
     "mixed_labels",
     "normalize",
     "without_effect",

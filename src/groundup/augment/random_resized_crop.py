@@ -6,6 +6,9 @@ Source   C. Szegedy et al., "Going Deeper with Convolutions" (arXiv 1409.4842), 
 Differs  All ten tries are drawn for every image and the first that fits is taken. A window is never larger than the result, so
          that antialiasing has nothing to do; `bilinear` differs from Pillow's crop and resize by at most 1 of 255.
 Values   scale 0.08 to 1 for 224 px and long runs; 0.25 or 0.35 to 1 for short runs; small images (32 px) rather pad_crop.
+At load  Images that are decoded from their source (data.cache=none) are cut by the decoder instead: `windows` draws the same
+         windows, of images of any size, from (seed, epoch, image index). The window is then brought to the input size in one
+         go, antialiased, where the device enlarges it to the stored size first.
 Cost     a copy in float32 and one interpolation.
 Hurts    in short runs and small networks with the small scales: most of what they see is a part of the object.
 """
@@ -20,6 +23,7 @@ from torch import Tensor
 from groundup.augment.base import Batch, Parameters, RandomOperation
 from groundup.augment.geometry import Interpolation, Positive, PositiveShare, refuse_unordered, sample, warp
 from groundup.augment.ranges import Span
+from groundup.basis.seeding import uniforms
 
 _TRIES = 10
 
@@ -52,6 +56,23 @@ class RandomResizedCrop(RandomOperation):
     def transform(self, images: Tensor, parameters: Parameters) -> Tensor:
         return resized_crop(images, boxes_of(parameters), interpolation=self.interpolation)
 
+    def windows(self, sizes: Tensor, indices: Tensor, epoch: int, seed: int) -> Tensor:
+        """The windows of images of the heights and widths `sizes`, int64 (B, 2) in px, for cutting while they are decoded.
+
+        int64 (B, 4): top, left, height, width; height and width 0 where the image stays whole (`p`). A function of (settings,
+        seed, epoch, image index, image size): the same whatever the batch. `indices`: int64 (B,); all on the CPU.
+        """
+        drawn = uniforms(indices, 2 * _TRIES + 3, seed, "crop", epoch)
+        area, aspect, place, chance = drawn.split([_TRIES, _TRIES, 2, 1], 1)
+        heights, widths = sizes.unbind(1)
+        fitting = first_that_fits(area, aspect, place.T, heights, widths, self.scale, self.ratio)
+        boxes = torch.stack(fitting, 1)
+        for image in (boxes[:, 2] == 0).nonzero().flatten().tolist():
+            height, width = sizes[image].tolist()
+            tall, wide = centre_box(height, width, self.ratio)
+            boxes[image] = torch.tensor([(height - tall) // 2, (width - wide) // 2, tall, wide])
+        return boxes * (chance < self.p)
+
 
 class Boxes(NamedTuple):
     """A window of every image, in px: int64 (B,) each. A window that does not exist has the height and width 0."""
@@ -80,14 +101,34 @@ def random_boxes(
 ) -> Boxes:
     """Windows within (height, width) px whose area, a share of the image, is uniform in `scale` and whose width over height
     is log-uniform in `ratio`; 0 by 0 where none of ten tries fits. `smaller`: a window has to be smaller along both sides."""
-    area = torch.rand(count, _TRIES, generator=generator, device=device) * (scale[1] - scale[0]) + scale[0]
+    area = torch.rand(count, _TRIES, generator=generator, device=device)
     aspect = torch.rand(count, _TRIES, generator=generator, device=device)
     place = torch.rand(2, count, generator=generator, device=device)
+    return first_that_fits(area, aspect, place, height, width, scale, ratio, smaller=smaller)
+
+
+def first_that_fits(
+    area: Tensor,
+    aspect: Tensor,
+    place: Tensor,
+    height: int | Tensor,
+    width: int | Tensor,
+    scale: Span,
+    ratio: Span,
+    *,
+    smaller: bool = False,
+) -> Boxes:
+    """The first of several tries that lies within the image, 0 by 0 where none does; see `random_boxes`.
+
+    `area`, `aspect`: float (B, tries), and `place`: float (2, B), all uniform in [0, 1); `height`, `width`: of the images in px,
+    one number or int64 (B,).
+    """
+    rows, columns = (side[:, None] if isinstance(side, Tensor) else side for side in (height, width))
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    root = (area * (height * width)).sqrt()
+    root = ((area * (scale[1] - scale[0]) + scale[0]) * (rows * columns)).sqrt()
     stretch = ((aspect * (high - low) + low) / 2).exp()
     heights, widths = (root / stretch).round().long(), (root * stretch).round().long()
-    fits = (heights > 0) & (widths > 0) & (heights <= height - smaller) & (widths <= width - smaller)
+    fits = (heights > 0) & (widths > 0) & (heights <= rows - int(smaller)) & (widths <= columns - int(smaller))
     first = fits.int().argmax(1, keepdim=True)  # the first of the largest
     found = fits.any(1)
     box_height, box_width = (sides.gather(1, first)[:, 0] * found for sides in (heights, widths))

@@ -29,6 +29,15 @@ def coin(indices: torch.Tensor, *parts: int | str) -> torch.Tensor:
     return (scrambled(indices * -7046029254386353131 + (seed_from(*parts) & 0x7FFFFFFFFFFFFFFF)) & 1).bool()
 
 
+def uniforms(indices: torch.Tensor, count: int, *parts: int | str) -> torch.Tensor:
+    """`count` numbers in [0, 1) per image, float32 (B, count): a function of (`parts`, image index) alone, whatever the batch.
+    `indices`: int64 (B,)."""
+    own = scrambled(indices * -7046029254386353131 + (seed_from(*parts) & 0x7FFFFFFFFFFFFFFF))
+    steps = torch.arange(1, count + 1, device=indices.device) * -7046029254386353131
+    # 24 bits are what a float32 below 1 can hold.
+    return ((scrambled(own[:, None] + steps) >> 40) & 0xFFFFFF).float() / (1 << 24)
+
+
 def scrambled(x: torch.Tensor) -> torch.Tensor:
     """A hash of every number of `x`, int64 of any shape: 64 random bits, the same on every device."""
     # The finaliser of splitmix64 (Steele, Lea, Flood 2014), on wrapping int64 arithmetic; >> is arithmetic, hence the masks.

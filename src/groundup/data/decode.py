@@ -7,7 +7,9 @@ read: a small file can unpack to gigabytes. Resizing is Pillow's antialiased bil
 times too large is first reduced by its decoder (to no less than twice the size).
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +36,17 @@ class UnreadableImage(DataError):
 
 def decode_image(raw: RawImage, name: str, *, resolution: int | None, resize: Resize = "squash") -> np.ndarray:
     """uint8 (H, W, 3); H = W = `resolution` unless that is None. UnreadableImage names the image and the reason."""
-    try:
-        image = _to_rgb(raw, resolution)
+    with named_failures(name):
+        image = to_rgb(raw, None if resolution is None else (2 * resolution, 2 * resolution))
         return np.asarray(image if resolution is None else _resize(image, resolution, resize))
-    except MemoryError:
+
+
+@contextlib.contextmanager
+def named_failures(name: str) -> Iterator[None]:
+    """Turns whatever decoding raises into an UnreadableImage of that name."""
+    try:
+        yield
+    except (MemoryError, UnreadableImage):
         raise
     except UnidentifiedImageError as error:
         raise UnreadableImage(name, "not an image in a format that Pillow reads") from error
@@ -48,7 +57,9 @@ def decode_image(raw: RawImage, name: str, *, resolution: int | None, resize: Re
         raise UnreadableImage(name, said or type(error).__name__) from error
 
 
-def _to_rgb(raw: RawImage, resolution: int | None) -> Image.Image:
+def to_rgb(raw: RawImage, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """The whole image, upright, in RGB. A JPEG may come reduced, to no less than the width and height `at_least` in px (before it
+    is turned upright)."""
     if isinstance(raw, np.ndarray):
         return _rgb(_from_array(raw))
     if isinstance(raw, Image.Image):
@@ -60,11 +71,16 @@ def _to_rgb(raw: RawImage, resolution: int | None) -> Image.Image:
     # Pillow tries WebP after 40 other formats, which costs more than decoding a small image.
     formats = ["WEBP"] if raw[8:12] == b"WEBP" else None
     with Image.open(io.BytesIO(raw), formats=formats) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read")
-        if resolution is not None:
-            image.draft(image.mode, (2 * resolution, 2 * resolution))
+        refuse_huge(image.width, image.height)
+        if at_least is not None:
+            image.draft(image.mode, at_least)
         return _rgb(_upright(image))
+
+
+def refuse_huge(width: int, height: int) -> None:
+    """ValueError if there are more pixels than are read."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels; at most {MAX_PIXELS:,} are read")
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -85,11 +101,16 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
+    return ImageOps.exif_transpose(image) if orientation(image) != 1 else image
+
+
+def orientation(image: Image.Image) -> int:
+    """How the image is turned, by its EXIF block: 1 is upright, from 5 on its sides are swapped; at most 8."""
     try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        found = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a damaged EXIF block says nothing about the pixels
-        return image
-    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+        return 1
+    return int(found) if found in range(2, 9) else 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -10,19 +10,21 @@ channels_last.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from groundup.basis.errors import DataError, UsageError, listed
-from groundup.basis.seeding import generator, permutation
+from groundup.basis.seeding import generator, permutation, seed_from
 from groundup.data.cache import Cached, CachedSplit, open_cached
 from groundup.data.doors import DOORS
 from groundup.data.on_demand import Pixels
 from groundup.data.settings import CacheMode, DataSettings
 from groundup.data.splits import stratified_choice, stratified_split
+from groundup.data.stream import StreamImages, open_stream
+from groundup.data.windows import WindowedOrder
 
 _TEST_SHARE = 0.2  # of a source that has no held-out split
 _COPY_BYTES = 64 << 20  # copied to the device at once, so that the images are not in memory twice
@@ -105,10 +107,12 @@ def load_splits(
     """Open the source, decode it if it is not in the cache, and split it.
 
     `check` is called at least every 100 images and may raise to interrupt: nothing half-done is left behind.
-    `progress(done, total)` counts decoded images; it is not called when the cache has them.
+    `progress(done, total)` counts decoded images; it is not called when the cache has them. Of a stream it counts shards
+    whose labels have to be found out.
     """
     source = DOORS[settings.kind](settings, check)
-    return _divide(open_cached(source, settings, check, progress), settings)
+    open_source = open_stream if settings.streaming else open_cached
+    return _divide(open_source(source, settings, check, progress), settings)
 
 
 def _divide(cached: Cached, settings: DataSettings) -> Splits:
@@ -142,6 +146,8 @@ def _divide(cached: Cached, settings: DataSettings) -> Splits:
         train, validation = train.subset(kept), train.subset(taken)
         notes.append(f"validation is carved from train: {len(taken)} images, {len(kept)} left (data.split_seed={seed})")
     notes += _remarks(train, cached, settings)
+    train, test = _apart(train), _apart(test)
+    validation = None if validation is None else _apart(validation)
     size = int(train.images.shape[1])
     return Splits(train, validation, test, cached.classes, size, cached.fingerprint, cached.skipped, notes)
 
@@ -156,6 +162,30 @@ def _remarks(train: ImageSet, cached: Cached, settings: DataSettings) -> list[st
     if settings.resize != "squash" and settings.resolution is None:
         notes.append(f"data.resize={settings.resize} does nothing without data.resolution")
     return notes
+
+
+def _apart(part: ImageSet) -> ImageSet:
+    """The set, which no damaged image of a stream makes use of an image outside."""
+    images = part.images
+    return replace(part, images=images.within(part.indices)) if isinstance(images, StreamImages) else part
+
+
+def windowed_order(part: ImageSet, window: int) -> WindowedOrder | None:
+    """The order of a set of images in shards, `window` shards at a time; None for other sets, of which any image is at hand."""
+    if not isinstance(part.images, StreamImages):
+        return None
+    places = part.images.shards
+    # The set holds some of the images of the source, in their order.
+    assert bool(np.all(np.diff(part.indices) > 0))
+    return WindowedOrder(np.searchsorted(part.indices, places.starts), window, places.soon)
+
+
+def some_positions(part: ImageSet, count: int, *seed: int | str) -> np.ndarray:
+    """`count` positions in the set at random, int64; of a set in shards those of a few shards, so that not all have to be read."""
+    if not isinstance(part.images, StreamImages):
+        return permutation(len(part), *seed)[:count].numpy()
+    order = WindowedOrder(np.searchsorted(part.indices, part.images.shards.starts), 1)
+    return order.places(seed_from(*seed), 0, 0, min(count, len(part))).numpy()
 
 
 def _whole(split: CachedSplit) -> ImageSet:
@@ -190,6 +220,10 @@ class MemoryLoader:
         """Whether `take` is best given indices on the device; else on the CPU, so that nobody waits for them."""
         return self._on_device is not None
 
+    def some(self, count: int, *seed: int | str) -> Tensor:
+        """`count` positions at random, int64 on the CPU; see `some_positions`."""
+        return torch.from_numpy(some_positions(self._set, count, *seed))
+
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The images at `indices`, int64 (B,): uint8 (B, 3, H, W) in channels_last layout, and labels int64 (B,)."""
         there = indices.to(self._device, non_blocking=True)
@@ -200,6 +234,19 @@ class MemoryLoader:
         else:
             images = self._sent(self._set.read(indices.cpu().numpy()))
         return images.permute(0, 3, 1, 2), self._labels.index_select(0, there)
+
+    def side(self, step: int) -> int:
+        """Side in px of the images that `training` gives for update number `step`."""
+        return int(self._set.images.shape[1])
+
+    def training(self, indices: Tensor, step: int) -> Tensor:
+        """The images at `indices`, int64 (B,), for update number `step`: uint8 (B, 3, S, S) in channels_last layout.
+
+        Here they are what `take` gives; `DecodingLoader` may cut windows out of them."""
+        return self.take(indices)[0]
+
+    def close(self) -> None:
+        """End what works ahead of the loop, if anything does."""
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images in order, as `take` gives them, without copies on the device; the last batch may be short. For evaluation."""

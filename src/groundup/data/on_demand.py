@@ -1,10 +1,11 @@
 """Images that are decoded from their source each time they are asked for: no file of pixels, nothing kept.
 
 In: positions, int64 (B,). Out: uint8 (B, H, W, 3). A pool of threads decodes (Pillow's decoders run side by side).
-The same decoding as for the cache, so the same pixels; augmented samples never pass here.
+The same decoding as for the cache, so the same pixels. Augmented samples pass through `decoding_loader.py`, which asks here for
+images that are still encoded.
 """
 
-import functools
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -12,10 +13,12 @@ from typing import Protocol
 import numpy as np
 
 from groundup.basis.errors import DataError
-from groundup.data.decode import decode_image, decode_threads
-from groundup.data.settings import DataSettings
+from groundup.data.decode import UnreadableImage, decode_image, decode_threads
+from groundup.data.settings import DataSettings, Resize
 from groundup.data.sources import RawImage, Source, SourceSplit
 
+# A source need not stand two readers at once, and several sets of images may be of one source.
+_READING = threading.Lock()
 _CHUNK = 32  # images per task: a task costs about as much as decoding one small image
 
 
@@ -41,20 +44,39 @@ class SourceImages:
 
     def __getitem__(self, positions: np.ndarray, /) -> np.ndarray:
         """DataError if an image is not any more what it was when the source was first read."""
-        wanted = self._kept[positions]
-        raw = self._split.at(wanted)
-        images = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
+        raw = self.encoded(positions)
+        images = np.empty((len(positions), *self.shape[1:]), dtype=np.uint8)
 
         def decode(start: int) -> None:
             part = slice(start, start + _CHUNK)
-            self._decode(raw[part], wanted[part].tolist(), images[part])
+            self.decode_into(raw[part], positions[part], images[part])
 
-        list(_pool().map(decode, range(0, len(wanted), _CHUNK)))  # a list, so that errors are raised
+        with ThreadPoolExecutor(decode_threads(), thread_name_prefix="groundup-batch") as pool:
+            list(pool.map(decode, range(0, len(positions), _CHUNK)))  # a list, so that errors are raised
         return images
 
-    def _decode(self, raw: Sequence[RawImage], positions: Sequence[int], images: np.ndarray) -> None:
-        for index, (encoded, position) in enumerate(zip(raw, positions, strict=True)):
-            name = self._source.located(self._split.name(position))
+    @property
+    def resize(self) -> Resize:
+        """How a whole image is brought to another size."""
+        return self._settings.resize
+
+    def encoded(self, positions: np.ndarray) -> list[RawImage]:
+        """The images at `positions`, int64 (B,), as the source has them."""
+        with _READING:
+            return self._split.at(self._kept[positions])
+
+    def name(self, position: int) -> str:
+        """What image number `position` is called in messages."""
+        return self._source.located(self._split.name(int(self._kept[position])))
+
+    def instead(self, position: int, error: UnreadableImage) -> RawImage:
+        """What stands in for an image that turned out damaged. Here nothing does: they were left out when all were checked."""
+        raise error
+
+    def decode_into(self, raw: Sequence[RawImage], positions: np.ndarray, images: np.ndarray) -> None:
+        """Decode `raw`, the images at `positions`, into `images`, uint8 (B, H, W, 3), as the cache would hold them."""
+        for index, (encoded, position) in enumerate(zip(raw, positions.tolist(), strict=True)):
+            name = self.name(position)
             image = decode_image(encoded, name, resolution=self._settings.resolution, resize=self._settings.resize)
             if image.shape != self.shape[1:]:
                 raise DataError(
@@ -62,8 +84,3 @@ class SourceImages:
                     hint="the source was changed while it was read; start again",
                 )
             images[index] = image
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(decode_threads(), thread_name_prefix="groundup-batch")

@@ -7,7 +7,7 @@ test labels.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,17 +36,30 @@ def split_called(name: str) -> SplitName | None:
 
 
 @dataclass(frozen=True)
+class ShardPlaces:
+    """Shard s of a split holds its images starts[s]..starts[s + 1] - 1; int64 (S + 1,).
+
+    `soon(shards)` says that these shards are read next: what is far away is fetched meanwhile.
+    """
+
+    starts: np.ndarray
+    soon: Callable[[Sequence[int]], None]
+
+
+@dataclass(frozen=True)
 class SourceSplit:
     """One split as the source has it. `images()` gives them in the order of `labels`; `name(i)` is for messages.
 
     `at(positions)`, int64 (B,), gives those images alone, in that order. What the source cannot reach by position it
-    reads whole at the first call and keeps in memory, still encoded.
+    reads whole at the first call and keeps in memory, still encoded. `shards`: where its shards begin, for data that is
+    read shard by shard (`shards.py`), else None.
     """
 
     labels: np.ndarray
     images: Callable[[], Iterator[RawImage]]
     name: Callable[[int], str]
     at: Callable[[np.ndarray], list[RawImage]]
+    shards: "ShardPlaces | None" = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,20 +67,28 @@ class SourceSplit:
 
 @dataclass(frozen=True)
 class Contents:
-    """Class names in the order of their labels, the splits that are there, and what the user should know about them."""
+    """Class names in the order of their labels, the splits that are there, and what the user should know about them.
+
+    `identity`: of data in shards a hash that is the same wherever they lie; "" where the images have to be decoded for that.
+    """
 
     classes: list[str]
     splits: dict[SplitName, SourceSplit]
     notes: list[str] = field(default_factory=list)
+    identity: str = ""
 
 
 @dataclass(frozen=True)
 class Source:
-    """`fingerprint` changes when the content does. `root` is the place as the user wrote it, for messages."""
+    """`fingerprint` changes when the content does. `root` is the place as the user wrote it, for messages.
+
+    `prepare(progress)`, where there is one, does what `read` would have to wait for, and says how far it is: (done, total).
+    """
 
     fingerprint: str
     read: Callable[[], Contents]
     root: str = ""
+    prepare: Callable[[Callable[[int, int], None] | None], None] | None = None
 
     def located(self, name: str) -> str:
         """`name` (relative to the source) as the user can find it."""

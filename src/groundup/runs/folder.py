@@ -21,7 +21,8 @@ from groundup.training import CheckpointStore, Engine
 from groundup.version import __version__
 
 FORMAT_VERSION = 1
-_PACKAGES = ("torch", "numpy", "pydantic", "datasets", "safetensors", "pillow")
+JOB_FILE = ".job"  # of a run that torchrun started: see `restarts`
+_PACKAGES = ("torch", "numpy", "pydantic", "datasets", "safetensors", "pillow", "simplejpeg")
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def create_run_folder(recipe: Recipe, wanted: Path | None) -> RunFolder:
 
 def discard_if_unused(folder: RunFolder) -> None:
     """Remove a folder in which there is nothing but its recipe, so that the corrected command can use the same place."""
-    if [entry.name for entry in folder.path.iterdir()] == [folder.recipe_file.name]:
+    if {entry.name for entry in folder.path.iterdir()} - {JOB_FILE} == {folder.recipe_file.name}:
+        (folder.path / JOB_FILE).unlink(missing_ok=True)
         folder.recipe_file.unlink()
         folder.path.rmdir()
 
@@ -172,9 +174,12 @@ def open_run_folder(path: Path | str) -> RunFolder:
 
 
 def without_home(recipe: Recipe) -> Recipe:
-    """The recipe with a data path under the home directory written as `~/...`."""
-    kind, separator, place = recipe.data.source.partition(":")
+    """The recipe with a data path, or a mirror's, under the home directory written as `~/...`."""
     home = str(Path.home())
+    if (recipe.checkpoint.mirror or "").startswith(f"file://{home}{os.sep}"):
+        mirror = f"file://~{str(recipe.checkpoint.mirror)[len('file://') + len(home) :]}"
+        recipe = recipe.model_copy(update={"checkpoint": recipe.checkpoint.model_copy(update={"mirror": mirror})})
+    kind, separator, place = recipe.data.source.partition(":")
     if not separator or not place.startswith(home + os.sep):
         return recipe
     data = recipe.data.model_copy(update={"source": f"{kind}:~{place[len(home) :]}"})

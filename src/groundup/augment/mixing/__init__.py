@@ -13,6 +13,7 @@ from groundup.augment.mixing.mix import (
     MixSettings,
     apply_mix,
     draw_mix,
+    mix_groups,
     mixed_labels,
 )
 from groundup.augment.mixing.mixup import MixUpSettings
@@ -27,5 +28,6 @@ __all__ = [
     "Mixed",
     "apply_mix",
     "draw_mix",
+    "mix_groups",
     "mixed_labels",
 ]

@@ -115,6 +115,12 @@ def draw_mix(settings: MixSettings, count: int, size: int, seed: int, step: int,
     )
 
 
+def mix_groups(part: slice, count: int) -> slice:
+    """The whole groups around `part` of a batch of `count` images, which hold its partners: `part` itself if cut at groups."""
+    end = -(-part.stop // MIX_GROUP) * MIX_GROUP
+    return slice(part.start // MIX_GROUP * MIX_GROUP, min(end, count))
+
+
 def _partners(count: int, source: torch.Generator) -> Tensor:
     """int64 (count,): the next one in a random cycle through each group of 64; uniform over all such cycles."""
     shuffled = torch.randperm(count, generator=source)
