@@ -15,10 +15,16 @@ from groundup.version import __version__
 if TYPE_CHECKING:
     from groundup.runs.load import load
     from groundup.runs.train import resume, train
+    from groundup.ship.publish import publish
 
-__all__ = ["__version__", "load", "resume", "train"]
+__all__ = ["__version__", "load", "publish", "resume", "train"]
 
-_HOMES = {"load": "groundup.runs.load", "resume": "groundup.runs.train", "train": "groundup.runs.train"}
+_HOMES = {
+    "load": "groundup.runs.load",
+    "publish": "groundup.ship.publish",
+    "resume": "groundup.runs.train",
+    "train": "groundup.runs.train",
+}
 
 
 def __getattr__(name: str) -> Any:

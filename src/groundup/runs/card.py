@@ -1,121 +1,119 @@
-"""The model card: README.md of a run, written from its summary, so that it cannot say anything else."""
+"""The model card: README.md of a run, kept true by the run itself, and a card that the Hugging Face Hub understands.
 
+    ---
+    license, tags ...              the owner's to change; written once
+    model-index                    ours
+    ---
+    <!-- groundup: begin CHECKSUM  -->
+    text                           ours
+    <!-- groundup: end -->
+
+CHECKSUM is over both of our parts. While it fits, they are written again when the run knows more, and whatever
+stands around them stays as it
+is. Where it does not fit somebody has edited our parts: the file is left alone, and what it would say lies in
+`README.groundup.md` beside it.
+"""
+
+import hashlib
+import json
+import re
 from typing import Any
 
 from groundup.basis.files import write_text
 from groundup.recipe import Recipe
+from groundup.runs.card_metadata import front_matter
+from groundup.runs.card_text import REPOSITORY, Facts, body
 from groundup.runs.evaluation_file import Sections, read_sections
 from groundup.runs.folder import RunFolder
 
-_OWN = """
-The network or the data named above was handed in from Python in place of the recipe's, and has to be again.
-"""
+BESIDE = "README.groundup.md"
 
-_OPTIMISTIC = """**The accuracy is optimistic: the test split was used to choose, so new images will be classified less well.**
-
-"""
-
-_PICTURES = """![training curves](training_curves.png)
-
-![what the network saw](samples.png)
-"""
+_SAYS = "what stands between these two lines is written anew when the run knows more; write before or after them"
+_END = "<!-- groundup: end -->"
+_OURS = re.compile(rf"<!-- groundup: begin ([0-9a-f]{{16}})[^\n]*-->\n(.*?)\n{re.escape(_END)}", re.DOTALL)
+_HEAD = re.compile(r"\A---\n(.*?)^---[ \t]*$\n?", re.DOTALL | re.MULTILINE)
+_INDEX = re.compile(r"^model-index:[^\n]*\n(?:[ \-][^\n]*\n)*", re.MULTILINE)
 
 
-def write_card(folder: RunFolder, recipe: Recipe, summary: dict[str, Any]) -> None:
-    """Write the card of a finished run."""
-    write_text(folder.card, card(recipe, summary, read_sections(folder), pictures=_has_pictures(folder)))
-
-
-def update_card(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], known: Sections, now: Sections) -> bool:
-    """Write the card again with what is known `now`. False, and nothing is written, if it is not the one written before."""
-    if folder.card.exists() and folder.card.read_text(encoding="utf-8") != card(
-        recipe, summary, known, pictures=_has_pictures(folder)
-    ):
+def write_card(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], sections: Sections | None = None) -> bool:
+    """Write the card of a finished run. False if somebody has edited what groundup wrote in it: it is left as it is
+    then, and ours
+    is written beside. `sections`: what evaluation.json holds, by default what is in the folder."""
+    text, ours = card_of(folder, recipe, summary, sections)
+    beside = folder.path / BESIDE
+    if not ours:
+        head, written = _parts(folder, recipe, summary, sections)
+        write_text(beside, _whole(head, written))
         return False
-    write_text(folder.card, card(recipe, summary, now, pictures=_has_pictures(folder)))
+    write_text(folder.card, text)
+    beside.unlink(missing_ok=True)
     return True
 
 
-def _has_pictures(folder: RunFolder) -> bool:
-    return folder.samples_picture.exists() or folder.curves_picture.exists()
-
-
-def card(recipe: Recipe, summary: dict[str, Any], sections: Sections, *, pictures: bool = True) -> str:
-    """The text of the card. `sections`: what evaluation.json holds; `pictures`: whether the run drew any."""
-    low, high = summary["top1_interval"]
-    # A summary of an earlier version may lack what was added since.
-    own = summary.get("own") or {}
-    notes = "".join(f"- {note}\n" for note in summary.get("notes") or [])
-    return f"""# {recipe.name}
-
-{recipe.about}
-
-Trained from scratch with [groundup](https://pypi.org/project/groundup/) {summary["groundup"]}.
-
-| | |
-|---|---|
-| network | {own.get("model", recipe.model.name)}, {summary["parameters"]:,} parameters |
-| data | {own.get("data", recipe.data.source)}, {summary["train_images"]:,} training images, {summary["classes"]} classes |
-| top-1 | {summary["top1"]:.2%} (95% interval {low:.2%} to {high:.2%}) on {summary["images"]:,} {summary["reported_on"]} images |
-| top-5 | {summary["top5"]:.2%} |
-| selected on | {summary["selected_on"]} |
-| seed | {summary["seed"]} |
-| training | {summary["epochs"]:g} epochs, {summary["steps"]:,} steps, {summary["pflop"]:.4g} PFLOP, {summary["seconds"]:.0f} s |
-| hardware | {summary["hardware"]}, {summary["device"]}, {summary["precision"]} |
-
-{_OPTIMISTIC if summary["optimistic"] else ""}The interval speaks of the choice of test images alone, not of the choice of the seed.
-
-{"What to know about the data:" + chr(10) + chr(10) + notes if notes else ""}
-{_PICTURES if pictures else ""}
-{_evaluated(sections)}## Load it
-
-```python
-import groundup
-
-classifier = groundup.load("path/to/this/folder")
-print(classifier.predict("photo.png"))
-```
-
-## Train it again
-
-```
-groundup train recipe.yaml
-```
-{_OWN if own else ""}"""
-
-
-def _evaluated(sections: Sections) -> str:
-    """What evaluation.json says of the test split beyond the summary; nothing where it says nothing."""
-    lines = []
-    of_test = {key: views["test"] for key, views in sections.items() if "test" in views}
-    if (accuracy := of_test.get("accuracy")) and accuracy["superclass_accuracy"] is not None:
-        lines.append(f"superclass accuracy {accuracy['superclass_accuracy']:.2%}")
-    if calibration := of_test.get("calibration"):
-        lines.append(_calibration("as trained", calibration["as_trained"]))
-        if calibration["temperature"] is not None:
-            name = f"with temperature {calibration['temperature']:.3g}, fitted on validation"
-            lines.append(_calibration(name, calibration["with_temperature"]))
-    if corruptions := of_test.get("corruptions"):
-        around = corruptions["mean_interval"]
-        interval = f" (95% interval {around[0]:.2%} to {around[1]:.2%})" if around else ""
-        lines.append(
-            f"generated corruptions, {corruptions['images']:,} images: mean accuracy {corruptions['mean']:.2%}{interval}, "
-            f"clean {corruptions['clean']:.2%} on the same images; not a published corrupted set, frost is procedural"
-        )
-    if generalisation := of_test.get("generalisation"):
-        lines += generalisation["in_words"]
-    if (duplicates := of_test.get("duplicates")) and duplicates["found"] is not None:
-        without = duplicates["accuracies"]["without near-duplicates"]["top1"]
-        share = "" if without is None else f"; top-1 without them {without:.2%}"
-        lines.append(
-            f"{duplicates['found']:,} of {duplicates['images']:,} test images have a near-duplicate in train{share}"
-        )
-    listed = "".join(f"- {line}\n" for line in lines)
-    return f"## Calibration and robustness\n\nOn the test split, by `groundup evaluate`:\n\n{listed}\n" if lines else ""
-
-
-def _calibration(name: str, values: dict[str, Any]) -> str:
+def left_alone(folder: RunFolder) -> str:
+    """What to tell a person where `write_card` gave False."""
     return (
-        f"calibration {name}: NLL {values['nll']:.4f}, Brier {values['brier']:.4f}, "
-        f"ECE {values['ece_equal_mass']:.2%} (equal mass)"
+        f"{folder.card.name} is not as groundup wrote it: it is left as it is; what it would say now is in {BESIDE} "
+        f"(delete {folder.card.name} to have it written again)"
     )
+
+
+def card_of(
+    folder: RunFolder, recipe: Recipe, summary: dict[str, Any], sections: Sections | None = None
+) -> tuple[str, bool]:
+    """The text that the card should have now, and whether our parts of it are as groundup wrote them (True without a card)."""
+    head, written = _parts(folder, recipe, summary, sections)
+    if not folder.card.exists():
+        return _whole(head, written), True
+    known = folder.card.read_text(encoding="utf-8", errors="replace")
+    renewed = _renewed(known, head, written)
+    return (known, False) if renewed is None else (renewed, True)
+
+
+def published_card(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], repository: str | None) -> str:
+    """The card as it is published: with metadata even if an edited card has none, and with the name of the repository."""
+    text, _ = card_of(folder, recipe, summary)
+    if not _HEAD.match(text):
+        text = f"---\n{_parts(folder, recipe, summary, None)[0]}---\n\n{text}"
+    return text.replace(REPOSITORY, repository) if repository else text
+
+
+def _parts(folder: RunFolder, recipe: Recipe, summary: dict[str, Any], sections: Sections | None) -> tuple[str, str]:
+    """The metadata and the text, as they should be now."""
+    sections = read_sections(folder) if sections is None else sections
+    described = json.loads(folder.classifier_file.read_text(encoding="utf-8"))
+    pictures = (folder.samples_picture, folder.curves_picture)
+    names = tuple(picture.name for picture in pictures if picture.exists())
+    return front_matter(recipe, summary, sections), body(Facts(recipe, summary, described, sections, names))
+
+
+def _whole(head: str, text: str) -> str:
+    return f"---\n{head}---\n\n{_marked(_index(head), text)}\n"
+
+
+def _marked(index: str, text: str) -> str:
+    return f"<!-- groundup: begin {_checksum(index, text)}: {_SAYS} -->\n{text}\n{_END}"
+
+
+def _checksum(index: str, text: str) -> str:
+    return hashlib.sha256(f"{index}\n{text}".encode()).hexdigest()[:16]
+
+
+def _index(head: str) -> str:
+    found = _INDEX.search(head)
+    return found[0] if found else ""
+
+
+def _renewed(known: str, head: str, text: str) -> str | None:
+    """`known` with our parts replaced, None if they are not as they were written."""
+    marked, fences = _OURS.findall(known), _HEAD.match(known)
+    if len(marked) != 1 or fences is None:
+        return None
+    checksum, old_text = marked[0]
+    old_head = fences[1]
+    if _checksum(_index(old_head), old_text) != checksum:
+        return None
+    index = _index(head)
+    new_head = _INDEX.sub(lambda _: index, old_head, count=1)
+    rest = _OURS.sub(lambda _: _marked(index, text), known[fences.end(1) :])
+    return f"---\n{new_head}{rest}"

@@ -1,4 +1,6 @@
-"""A trained run as something to use: the network with its preprocessing and its class names. Runs no code from the weights."""
+"""A trained run as something to use: the network with its preprocessing and its class names, from a run folder, a
+publication or the
+Hub. Runs no code from the weights."""
 
 import json
 from dataclasses import dataclass
@@ -15,9 +17,18 @@ from groundup.data import Resize, Splits, decode_image
 from groundup.models import build_model
 from groundup.recipe import Recipe
 from groundup.runs.folder import RunFolder, open_run_folder
+from groundup.runs.publication import (
+    CLASSIFIER_FORMAT,
+    is_publication,
+    local_folder,
+    read_described,
+    read_recipe,
+    require_fitting,
+    require_undamaged,
+    shapes_in,
+    summary_in,
+)
 from groundup.training import AVERAGE, MODEL, load_weights
-
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ def describe_classifier(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     """
     constants = recipe.augment.normalize
     return {
-        "format": FORMAT_VERSION,
+        "format": CLASSIFIER_FORMAT,
         "classes": list(splits.classes),
         "image_size": splits.image_size,
         "resize": recipe.data.resize,
@@ -68,14 +79,21 @@ def describe_classifier(recipe: Recipe, splits: Splits) -> dict[str, Any]:
 
 
 def reported_weights(folder: RunFolder) -> str:
-    """The file of weights that a run reports: the average's if its summary says so. An unfinished run has the trained ones only:
+    """The file of weights that a run reports: the average's if its summary says so. An unfinished run has the
+    trained ones only:
     the batch-norm statistics of its average may be older than the average."""
+    if is_publication(folder.path):
+        return MODEL
     summary = folder.summary() or {}
     return AVERAGE if summary.get("weights") == "average" else MODEL
 
 
 def chosen_checkpoint(folder: RunFolder, recipe: Recipe, weights: str) -> Path:
-    """The checkpoint that a run reports: the last, or the best on validation, as its recipe says. `weights`: the file needed."""
+    """The checkpoint that a run reports: the last, or the best on validation, as its recipe says. `weights`: the
+    file needed."""
+    if is_publication(folder.path):
+        require_undamaged(folder.path)
+        return folder.path
     link = folder.path / "checkpoints" / recipe.evaluate.model
     if not link.is_symlink() or not link.exists():
         raise CheckpointError(
@@ -96,7 +114,8 @@ def reported_weights_are_whole(folder: RunFolder) -> bool:
 
 
 def damaged_best(folder: RunFolder, recipe: Recipe) -> int | None:
-    """The step of the best weights if they are damaged and a finished run reports them: they have to be made again from before."""
+    """The step of the best weights if they are damaged and a finished run reports them: they have to be made again
+    from before."""
     link = folder.path / "checkpoints" / "best"
     if folder.summary() is None or recipe.evaluate.model != "best" or not link.is_symlink():
         return None
@@ -117,27 +136,43 @@ def _require_undamaged(checkpoint: Path, run: Path, name: str) -> None:
 
 
 def load(run: Path | str, model: nn.Module | None = None) -> Classifier:
-    """The classifier of a run folder. `model`: the network of a run that was trained with one of your own, built as then."""
-    folder = open_run_folder(run)
+    """The classifier of a run folder, of a folder that `groundup publish` wrote, or of `hf:OWNER/NAME[@REVISION]`.
+
+    `model`: the network of a run that was trained with one of your own, built as then. Nothing in the files is run as code.
+    """
+    path = local_folder(run)
+    published = is_publication(path)
+    # A publication may come from strangers: it is opened by functions that believe nothing.
+    folder = RunFolder(path) if published else open_run_folder(path)
     if not folder.classifier_file.exists():
         raise UsageError(
             f"run {str(run)!r}: has not got as far as a network yet", hint=f"`groundup resume {run}` goes on"
         )
-    described = json.loads(folder.classifier_file.read_text())
-    if described["format"] != FORMAT_VERSION:
-        raise UsageError(
-            f"{folder.classifier_file}: format {described['format']}; this groundup reads {FORMAT_VERSION}"
+    described = read_described(folder.classifier_file)
+    recipe = read_recipe(folder.recipe_file) if published else folder.recipe()
+    weights = MODEL if published else reported_weights(folder)
+    checkpoint = chosen_checkpoint(folder, recipe, weights)
+    shapes_in(checkpoint / weights)  # a damaged file is told as such, whatever network it is for
+    if model is None:
+        own = (summary_in(path) if published else folder.summary() or {}).get("own") or {}
+        if "model" in own:
+            raise UsageError(
+                f"run {str(run)!r}: was trained with a network of its own, {own['model']}, that recipe.yaml does not describe",
+                hint="hand it in: groundup.load(run, model=...)",
+            )
+        require_fitting(recipe, described, checkpoint / weights)
+    network = model or build_model(recipe.model, num_classes=len(described.classes), seed=recipe.seed)
+    load_weights(checkpoint, network, weights)
+    if model is None and described.image_size < recipe.model.smallest_image:
+        raise CheckpointError(
+            f"{folder.classifier_file}: image_size={described.image_size}; the network takes "
+            f"{recipe.model.smallest_image} px or more"
         )
-    recipe = folder.recipe()
-    network = model or build_model(recipe.model, num_classes=len(described["classes"]), seed=recipe.seed)
-    weights = reported_weights(folder)
-    load_weights(chosen_checkpoint(folder, recipe, weights), network, weights)
-    mean, std = (tuple(described[key]) for key in ("mean", "std"))
     return Classifier(
         network.eval(),
-        described["classes"],
-        described["image_size"],
-        described["resize"],
-        mean,
-        std,
+        described.classes,
+        described.image_size,
+        described.resize,
+        described.mean,
+        described.std,
     )

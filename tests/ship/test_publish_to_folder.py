@@ -1,0 +1,351 @@
+"""Publishing to a folder, and loading from one that may have been damaged or made with bad intentions."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+import groundup
+from groundup.basis.errors import CheckpointError, GroundupError, UsageError
+from groundup.runs.evaluation_file import read_sections
+from groundup.runs.folder import RunFolder
+from groundup.runs.load import Classifier
+from groundup.runs.train import Run
+from groundup.ship.publish import size_text
+
+TINY = [
+    "model={name: resnet18, stem: small, width: 8}",
+    "average={name: ema, horizon: 2step}",
+    "schedule={name: one_cycle, max_lr: 0.1}",
+    "train={epochs: 1, batch_size: 50, threads: 1}",
+    "data={limit: 200, validation: 0.25}",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished tiny run that reports an average. Nothing in it may change by being published."""
+    return groundup.train("digits", TINY, run=tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def place(run: Run, tmp_path: Path) -> Path:
+    """A publication of the run."""
+    groundup.publish(run.folder, to=tmp_path / "published")
+    return tmp_path / "published"
+
+
+def logits(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
+    from groundup import augment
+
+    with torch.no_grad():
+        return classifier.model(augment.normalize(images, classifier.mean, classifier.std))
+
+
+def test_what_is_loaded_from_it_answers_to_the_bit_as_the_run_does(run: Run, place: Path, images: torch.Tensor) -> None:
+    own, published = groundup.load(run.folder), groundup.load(place)
+    assert torch.equal(logits(own, images), logits(published, images))
+    assert (published.classes, published.image_size, published.mean) == (own.classes, own.image_size, own.mean)
+    assert run.summary["weights"] == "average"
+    assert (place / "model.safetensors").read_bytes() == (
+        run.folder / "checkpoints" / "last" / "average.safetensors"
+    ).read_bytes()
+
+
+def test_it_holds_the_run_flat_and_a_manifest_that_fits(run: Run, place: Path) -> None:
+    files = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+    manifest = json.loads((place / "publication.json").read_text())
+    assert files == {*manifest["files"], "publication.json"}
+    assert files == {
+        *("README.md", "model.safetensors", "classifier.json", "recipe.yaml", "environment.json", "summary.json"),
+        *("metrics.jsonl", "samples.png", "training_curves.png", "publication.json"),
+    }
+    assert (manifest["format"], manifest["recipe"]) == (1, "digits")
+    assert (place / "recipe.yaml").read_bytes() == (run.folder / "recipe.yaml").read_bytes()
+
+
+def test_the_run_folder_is_not_changed(run: Run, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    groundup.publish(run.folder, to=tmp_path / "published")
+    assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_dry_run_lists_files_and_sizes_and_writes_nothing(run: Run, tmp_path: Path) -> None:
+    planned = groundup.publish(run.folder, to=tmp_path / "published", dry_run=True)
+    assert not (tmp_path / "published").exists()
+    sizes = {name: size for name, size, sent in planned.files if sent}
+    assert sizes["recipe.yaml"] == (run.folder / "recipe.yaml").stat().st_size
+    lines = planned.lines()
+    assert any(line.startswith("would send") and line.endswith("model.safetensors") for line in lines)
+    assert f"would send 10 of 10 files, {size_text(sum(sizes.values()))}" in lines
+
+
+def test_publishing_again_writes_what_changed_and_keeps_what_is_not_ours(run: Run, place: Path, tmp_path: Path) -> None:
+    (place / "LICENSE").write_text("mine")
+    (place / "notes").mkdir()
+    (place / "notes" / "deep.txt").write_text("mine too")
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
+    (copy / "samples.png").unlink()
+    done = groundup.publish(copy, to=place)
+    assert {name for name, _, sent in done.files if sent} == {"README.md", "publication.json"}
+    assert done.removed == ("samples.png",)
+    assert not (place / "samples.png").exists()
+    assert (place / "LICENSE").read_text() == "mine"
+    assert (place / "notes" / "deep.txt").read_text() == "mine too"
+    assert [path.name for path in place.parent.iterdir() if path.name.startswith(".published")] == []
+    again = groundup.publish(copy, to=place)
+    assert (again.removed, [name for name, _, sent in again.files if sent]) == ((), [])
+
+
+def test_a_card_that_was_edited_there_stays(run: Run, place: Path) -> None:
+    (place / "README.md").write_text("# Mine\n")
+    for _ in range(2):
+        done = groundup.publish(run.folder, to=place)
+        assert (place / "README.md").read_text() == "# Mine\n"
+        assert "README.md was edited there" in done.notes[0]
+    (place / "README.md").unlink()
+    groundup.publish(run.folder, to=place)
+    assert "groundup: begin" in (place / "README.md").read_text()
+
+
+def test_any_other_folder_is_refused_and_left_alone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("years of work")
+    (tmp_path / "file").write_text("mine")
+    for place, said in (("other", "not an earlier publication"), ("file", "is a file")):
+        with pytest.raises(UsageError, match=said):
+            groundup.publish(run.folder, to=tmp_path / place)
+    with pytest.raises(UsageError, match="not an earlier publication"):
+        groundup.publish(run.folder, to=run.folder)
+    assert os.listdir(tmp_path / "other") == ["thesis.tex"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_publication_of_other_classes_is_not_overwritten(run: Run, place: Path) -> None:
+    manifest = json.loads((place / "publication.json").read_text()) | {"classes": "0" * 64, "recipe": "cats"}
+    (place / "publication.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=r"other classes \(recipe 'cats'\)"):
+        groundup.publish(run.folder, to=place)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"to": "s3://bucket/x"}, "unknown place"),
+        ({"to": "hf:digits"}, "not the name of a repository"),
+        ({"to": "hf:acme/../x"}, "not the name of a repository"),
+        ({"to": "published", "private": True}, "means nothing for a folder"),
+        ({"to": "published", "include": ["thoughts"]}, "unknown; allowed: export"),
+        ({"to": "published", "include": ["export"]}, "the run has none"),
+    ],
+)
+def test_mistakes_are_named(
+    options: dict[str, Any], said: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=said):
+        groundup.publish(run.folder, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exports_travel_when_asked_for_and_go_when_they_are_gone(run: Run, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
+    (copy / "export").mkdir()
+    (copy / "export" / "model.onnx").write_bytes(b"a network")
+    groundup.publish(copy, to=tmp_path / "published", include=["export"])
+    assert (tmp_path / "published" / "export" / "model.onnx").read_bytes() == b"a network"
+    assert groundup.publish(copy, to=tmp_path / "published").removed == ("export/model.onnx",)
+    assert not (tmp_path / "published" / "export").exists()
+
+
+def test_an_unfinished_run_is_refused_with_the_way_on(run: Run, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
+    (copy / "summary.json").unlink()
+    with pytest.raises(UsageError, match=r"is not finished(?s:.*)groundup resume"):
+        groundup.publish(copy, to=tmp_path / "published")
+
+
+def test_damaged_weights_are_not_published(run: Run, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
+    with open(copy / "checkpoints" / "last" / "average.safetensors", "rb+") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"\x7f")
+    with pytest.raises(CheckpointError, match="damaged"):
+        groundup.publish(copy, to=tmp_path / "published")
+    assert not (tmp_path / "published").exists()
+
+
+def test_a_failure_half_way_leaves_what_was_there(
+    run: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
+    (copy / "metrics.jsonl").write_text("{}\n")
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(GroundupError, match="No space left on device; what was there before is untouched"):
+        groundup.publish(copy, to=place)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "run"]
+
+
+def test_an_evaluation_travels_with_the_weights_it_speaks_of(run: Run, tmp_path: Path) -> None:
+    from groundup.runs.evaluate import evaluate
+
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
+    evaluate(copy, sections=["calibration"])
+    groundup.publish(copy, to=tmp_path / "published")
+    assert read_sections(RunFolder(tmp_path / "published"))["calibration"].keys() == {"test"}
+    assert "ECE" in (tmp_path / "published" / "README.md").read_text()
+
+
+# --- files from strangers -----------------------------------------------------------------------------------------------------
+
+
+def _edited_json(name: str, **values: Any) -> Callable[[Path], None]:
+    def edit(place: Path) -> None:
+        file = place / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+    return edit
+
+
+def _recipe(old: str, new: str) -> Callable[[Path], None]:
+    def edit(place: Path) -> None:
+        text = (place / "recipe.yaml").read_text()
+        assert old in text
+        (place / "recipe.yaml").write_text(text.replace(old, new, 1))
+
+    return edit
+
+
+def _text(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda place: _write(place / name, content)
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+
+
+def _truncated(place: Path) -> None:
+    (place / "publication.json").unlink()
+    content = (place / "model.safetensors").read_bytes()
+    (place / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def _flipped(place: Path) -> None:
+    content = bytearray((place / "model.safetensors").read_bytes())
+    content[-5] ^= 1
+    (place / "model.safetensors").write_bytes(bytes(content))
+
+
+def _pickle_as_weights(place: Path) -> None:
+    (place / "publication.json").unlink()
+    torch.save({"a": torch.zeros(3)}, place / "model.safetensors")
+
+
+def _other_weights(place: Path) -> None:
+    (place / "publication.json").unlink()
+    safetensors.torch.save_file({"fc.weight": torch.zeros(10, 4)}, place / "model.safetensors")
+
+
+BOMB = b"a: &a [x,x,x,x]\nb: &b [*a,*a,*a,*a]\nc: [*b,*b,*b,*b]\n"
+HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a flipped bit": (_flipped, "does not match publication.json"),
+    "half a file": (_truncated, "not a file of safetensors"),
+    "a pickle": (_pickle_as_weights, "not a file of safetensors"),
+    "another network": (_other_weights, "weights are of another network"),
+    "a class too few": (
+        _edited_json("classifier.json", classes=[str(digit) for digit in range(9)]),
+        "the weights tell 10 classes apart, classifier.json names 9",
+    ),
+    "one class": (_edited_json("classifier.json", classes=["cat"]), "classes: List should have at least 2"),
+    "numbers as classes": (
+        _edited_json("classifier.json", classes=[1, 2]),
+        "classes.0: Input should be a valid string",
+    ),
+    "a huge image": (_edited_json("classifier.json", image_size=10**9), "image_size: Input should be less"),
+    "no spread": (_edited_json("classifier.json", std=[0, 1, 1]), "std: (?s:.*)greater than 0"),
+    "a later classifier": (_edited_json("classifier.json", format=2), "format 2; this groundup reads 1"),
+    "a later manifest": (_edited_json("publication.json", format=9), "format version 9"),
+    "no JSON": (_text("classifier.json", b"<html>"), "it is not JSON"),
+    "deep JSON": (_text("classifier.json", b"[" * 100_000), "it is not JSON"),
+    "no text": (_text("recipe.yaml", b"\xff\xfe\x00"), "not text in UTF-8"),
+    "a damaged manifest": (_text("publication.json", b"{"), "damaged"),
+    "a huge network": (_recipe("width: 8", "width: 1024"), "has shape"),
+    "a recipe from elsewhere": (
+        _recipe("name: digits", "extends: /etc/passwd\nname: digits"),
+        "extends another recipe",
+    ),
+    "code in YAML": (_recipe("name: digits", "name: !!python/object/apply:os.system ['true']"), "not valid YAML"),
+    "a bomb": (_text("recipe.yaml", BOMB), "YAML aliases"),
+    "no recipe": (lambda place: (place / "recipe.yaml").unlink(), "there is no such file"),
+    "a huge recipe": (_text("recipe.yaml", b"#" * (17 << 20)), "at most"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_damaged_or_hostile_publication_gives_a_clear_error_before_anything_is_built(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harm, said = HOSTILE[name]
+    harm(place)
+    monkeypatch.setattr("groundup.runs.load.build_model", lambda *_, **__: pytest.fail("a network was built"))
+    with pytest.raises(GroundupError, match=said) as caught:
+        groundup.load(place)
+    assert len(str(caught.value)) < 2000
+
+
+def test_a_run_with_a_network_of_its_own_is_published_and_loaded_with_it(tmp_path: Path, images: torch.Tensor) -> None:
+    def network() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 10))
+
+    own = groundup.train("digits", [*TINY[2:], "average={name: none}"], run=tmp_path / "run", model=network())
+    groundup.publish(own.folder, to=tmp_path / "published")
+    with pytest.raises(UsageError, match=r"a network of its own, Sequential(?s:.*)model="):
+        groundup.load(tmp_path / "published")
+    loaded = groundup.load(tmp_path / "published", model=network())
+    assert torch.equal(logits(loaded, images), logits(groundup.load(own.folder, model=network()), images))
+
+
+def test_a_publication_is_evaluated_as_the_run_it_came_from(run: Run, place: Path) -> None:
+    from groundup.runs.evaluate import evaluate
+
+    again = evaluate(place)
+    assert (again.top1, again.nll, again.images) == (run.summary["top1"], run.summary["nll"], run.summary["images"])
+    assert len(groundup.load(place).classes) == 10
+
+
+def test_a_publication_predicts_pictures(place: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20), (200, 10, 10)).save(tmp_path / "red.png")
+    answers = groundup.load(str(place)).predict(tmp_path / "red.png")
+    assert len(answers) == 5
+    assert all(name in groundup.load(place).classes for name, _ in answers)
+
+
+def test_a_publication_is_not_published_again(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is published already"):
+        groundup.publish(place, to=tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_234_567, "1.23 MB"), (44_900_000_000, "44.9 GB")]
+)
+def test_sizes_are_said_for_people(size: int, text: str) -> None:
+    assert size_text(size) == text
