@@ -147,3 +147,53 @@ def test_the_settings_reach_the_windows(digit_images: Tensor, make_batch: MakeBa
 def test_settings_that_cannot_act_or_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RandomResizedCrop.model_validate({"name": "random_resized_crop", **settings})
+
+
+def windows(settings: RandomResizedCrop, sizes: Tensor, indices: Tensor, epoch: int = 0, seed: int = 0) -> np.ndarray:
+    return settings.windows(sizes, indices, epoch, seed).T.numpy()
+
+
+@pytest.mark.parametrize(
+    ("scale", "ratio"), [((0.08, 1), (3 / 4, 4 / 3)), ((0.25, 1), (0.5, 3)), ((0.9, 1), (3 / 4, 4 / 3))]
+)
+@pytest.mark.parametrize("size", [(64, 64), (375, 500), (40, 200)])
+def test_windows_cut_at_load_are_spread_as_those_of_the_device(
+    size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+) -> None:
+    settings = RandomResizedCrop(name="random_resized_crop", scale=scale, ratio=ratio)
+    count = 20_000
+    expected = crop_boxes(count, *size, scale, ratio, generator(0), CPU)
+    seen = windows(settings, torch.tensor([size]).expand(count, 2), torch.arange(count))
+    for mine, theirs in zip(seen, expected, strict=True):
+        assert ks_2samp(mine, theirs.numpy()).pvalue > 1e-4
+    top, left, height, width = seen
+    assert (height >= 1).all()
+    assert (width >= 1).all()
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + height <= size[0]).all()
+    assert (left + width <= size[1]).all()
+
+
+def test_a_window_cut_at_load_depends_on_seed_epoch_image_and_size_alone() -> None:
+    settings = RandomResizedCrop(name="random_resized_crop")
+    sizes, indices = torch.tensor([[300, 400], [64, 64], [90, 20], [300, 400]]), torch.tensor([5, 9, 2**40, 6])
+    together = settings.windows(sizes, indices, 3, 1)
+    for place in range(4):
+        alone = settings.windows(sizes[place : place + 1], indices[place : place + 1], 3, 1)
+        assert torch.equal(alone[0], together[place])
+    for epoch, seed in ((4, 1), (3, 2)):
+        assert (settings.windows(sizes, indices, epoch, seed) != together).any(1).all()
+    assert (together[0] != together[3]).any(), "two images of one size"
+
+
+def test_where_no_try_fits_an_image_cut_at_load_the_largest_centred_window_is_taken() -> None:
+    settings = RandomResizedCrop(name="random_resized_crop", scale=(1, 1), ratio=(0.5, 0.9))
+    seen = windows(settings, torch.tensor([[40, 40], [10, 40]]), torch.tensor([0, 1]))
+    assert seen.T.tolist() == [[0, 2, 40, 36], [0, 15, 10, 9]]
+
+
+def test_images_that_are_not_chosen_stay_whole_at_load() -> None:
+    settings = RandomResizedCrop(name="random_resized_crop", p=0.25)
+    height = windows(settings, torch.tensor([[50, 60]]).expand(4000, 2), torch.arange(4000))[2]
+    assert 0.22 < (height > 0).mean() < 0.28

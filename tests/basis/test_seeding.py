@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from groundup.basis.seeding import coin, generator, permutation, seed_from
+from groundup.basis.seeding import coin, generator, permutation, seed_from, uniforms
 
 
 def test_the_same_parts_give_the_same_seed_whatever_was_drawn_before() -> None:
@@ -75,3 +75,22 @@ def test_the_coin_is_fair_and_neighbours_are_independent(seed: int) -> None:
 def test_the_coin_takes_large_indices() -> None:
     far = torch.arange(2**62, 2**62 + 10_000)
     assert 0.45 < coin(far, 0).double().mean() < 0.55
+
+
+def test_uniforms_are_uniform_and_depend_on_the_image_and_not_on_its_batch() -> None:
+    drawn = uniforms(torch.arange(20_000), 5, 0, "crop", 3)
+    assert drawn.shape == (20_000, 5)
+    assert drawn.min() >= 0
+    assert drawn.max() < 1
+    counts = torch.stack([torch.histc(column, 20, 0, 1) for column in drawn.T])
+    assert ((counts - 1000).abs() < 5 * math.sqrt(1000)).all()
+    correlations = torch.corrcoef(torch.cat([drawn, drawn.roll(1, 0)], 1).T) - torch.eye(10)
+    assert correlations.abs().max() < 0.04
+    assert torch.equal(uniforms(torch.tensor([7, 19_999]), 5, 0, "crop", 3), drawn[[7, 19_999]])
+    assert not torch.equal(uniforms(torch.arange(20_000), 5, 0, "crop", 4), drawn)
+
+
+def test_pinned_uniforms_never_change_between_versions() -> None:
+    drawn = uniforms(torch.tensor([0, 1, 2**40]), 2, 5, "crop", 0)
+    pinned = torch.tensor([[0.03561634, 0.79715210], [0.12135917, 0.17374206], [0.24313366, 0.77990055]])
+    torch.testing.assert_close(drawn, pinned, atol=1e-7, rtol=0)

@@ -1,8 +1,11 @@
 """Small sources of every kind, made on the spot, and a cache of its own for each test."""
 
+import http.server
 import io
 import json
-from collections.abc import Callable, Sequence
+import tarfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +88,69 @@ def _save_parquet(
 def save_parquet() -> Save:
     """save_parquet(path, labels by column, names=..., images=..., start=...): a file in the layout of the Hub."""
     return _save_parquet
+
+
+def _save_tar(path: Path, samples: Sequence[tuple[str, dict[str, bytes]]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for key, files in samples:
+            for extension, content in files.items():
+                entry = tarfile.TarInfo(f"{key}.{extension}")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def save_tar() -> Save:
+    """save_tar(path, [(name, {extension: content})]): a tar shard as the library webdataset reads it."""
+    return _save_tar
+
+
+class Served:
+    """A web server on loopback. `asked`: what was asked of it; `failures`: how many next GETs of shards are answered by 503."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: list[str] = []
+        self.failures = 0
+        outer = self
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def __init__(self, *arguments: Any) -> None:
+                super().__init__(*arguments, directory=str(folder))
+
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                if outer.failures and self.path.endswith((".tar", ".parquet")):
+                    outer.failures -= 1
+                    self.send_error(503)
+                else:
+                    super().do_GET()
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        """End it."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[[Path], Served]]:
+    """served(folder): a web server on loopback for the files of a folder."""
+    running: list[Served] = []
+
+    def serve(folder: Path) -> Served:
+        running.append(Served(folder))
+        return running[-1]
+
+    yield serve
+    for server in running:
+        server.close()

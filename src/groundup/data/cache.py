@@ -170,7 +170,7 @@ def _build(
     folder: Path, source: Source, settings: DataSettings, check: Callable[[], None], progress: _Progress | None
 ) -> None:
     contents = source.read()
-    splits, notes = _labelled(contents, source)
+    splits, notes = labelled(contents, source)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:
@@ -197,7 +197,7 @@ def _build(
         raise
 
 
-def _labelled(contents: Contents, source: Source) -> tuple[dict[SplitName, SourceSplit], list[str]]:
+def labelled(contents: Contents, source: Source) -> tuple[dict[SplitName, SourceSplit], list[str]]:
     """The splits that have labels, checked. One without any label (hidden test labels) is left out with a note."""
     classes, notes = contents.classes, list(contents.notes)
     if len(classes) < 2:

@@ -9,6 +9,7 @@ from groundup.data.hub import open_hub
 from groundup.data.parquet import open_parquet
 from groundup.data.settings import DataSettings
 from groundup.data.sources import Source
+from groundup.data.webdataset import open_webdataset
 
 # Each takes the settings and `check`, which it calls at points where stopping is safe and which may raise.
 DOORS: dict[str, Callable[[DataSettings, Callable[[], None]], Source]] = {
@@ -17,4 +18,5 @@ DOORS: dict[str, Callable[[DataSettings, Callable[[], None]], Source]] = {
     "parquet": open_parquet,
     "folder": open_folder,
     "arrays": open_arrays,
+    "webdataset": open_webdataset,
 }

@@ -2,7 +2,7 @@
 
 Either DIR/train/CLASS/*.png with val (or valid, validation, dev) and test beside train, or DIR/CLASS/*.png. Images
 are found by their extension in any case, in folders below CLASS too; what starts with a dot is ignored. Class names
-are the folder names, sorted.
+are the folder names, sorted; folders that are called as ImageNet's (n01440764) keep that order and get the names of those classes.
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from groundup.basis.errors import DataError, listed
+from groundup.data.imagenet import spoken_names
 from groundup.data.settings import DataSettings
 from groundup.data.sources import (
     Contents,
@@ -59,7 +60,9 @@ def open_folder(settings: DataSettings, check: Callable[[], None]) -> Source:
         split: [[file.name, file.size, file.modified] for files in listing.values() for file in files]
         for split, listing in listings.items()
     }
-    return Source(digest(["folder", classes, state]), lambda: _read(root, classes, listings, notes), root=shown)
+    return Source(
+        digest(["folder", spoken_names(classes), state]), lambda: _read(root, classes, listings, notes), root=shown
+    )
 
 
 def _layout(root: Path, shown: str) -> tuple[dict[SplitName, Path], list[str]]:
@@ -137,7 +140,7 @@ def _read(root: Path, classes: list[str], listings: dict[SplitName, _Listing], n
         names = [file.name for files in listing.values() for file in files]
         labels = np.repeat([classes.index(name) for name in listing], [len(files) for files in listing.values()])
         splits[split] = SourceSplit(labels.astype(np.int64), _images(root, names), names.__getitem__, _at(root, names))
-    return Contents(classes, splits, notes)
+    return Contents(spoken_names(classes), splits, notes)
 
 
 def _images(root: Path, names: list[str]) -> Callable[[], Iterator[RawImage]]:

@@ -1,4 +1,8 @@
-"""The door `hub:OWNER/NAME`: a dataset of the Hugging Face Hub, downloaded and kept by the library `datasets`."""
+"""The door `hub:OWNER/NAME`: a dataset of the Hugging Face Hub, downloaded and kept by the library `datasets`.
+
+`hub:OWNER/NAME:CONFIG` is one of its configurations, `?streaming` after either reads its Parquet files shard by shard
+(`parquet_shards.py`) and downloads nothing beforehand.
+"""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +13,7 @@ import numpy as np
 from groundup.basis.errors import DataError, listed
 from groundup.data.columns import LabelColumns, find_columns, image_values, label_values
 from groundup.data.labels import encode_labels
+from groundup.data.parquet_shards import open_parquet_shards
 from groundup.data.settings import DataSettings
 from groundup.data.sources import Contents, RawImage, Source, SourceSplit, SplitName, digest, split_called
 
@@ -17,6 +22,9 @@ _ROWS_AT_ONCE = 256
 
 def open_hub(settings: DataSettings, check: Callable[[], None]) -> Source:
     """The source behind `hub:OWNER/NAME`. Its fingerprint is that of the downloaded splits."""
+    if settings.streaming:
+        files, notes = _chosen(_files_of(settings, check), settings)
+        return open_parquet_shards(files, settings, check, notes)
     by_split, notes = _by_split(settings, check)
     state = [[split, dataset._fingerprint] for split, dataset in sorted(by_split.items())]
     return Source(digest(["hub", state]), lambda: _read(by_split, notes, settings), root=settings.source)
@@ -31,7 +39,11 @@ def hub_labels(settings: DataSettings, check: Callable[[], None]) -> LabelColumn
 
 
 def _by_split(settings: DataSettings, check: Callable[[], None]) -> tuple[dict[SplitName, Any], list[str]]:
-    loaded = _load(settings, check)
+    return _chosen(_load(settings, check), settings)
+
+
+def _chosen(loaded: dict[Any, Any], settings: DataSettings) -> tuple[dict[SplitName, Any], list[str]]:
+    """Of everything that the dataset calls a split, those that we know; and notes on the others."""
     by_split: dict[SplitName, Any] = {}
     notes = []
     for name, dataset in loaded.items():
@@ -52,13 +64,40 @@ def _label_column(dataset: Any, column: str) -> np.ndarray:
 def _load(settings: DataSettings, check: Callable[[], None]) -> dict[Any, Any]:
     from datasets import load_dataset
 
+    name, config = _name_and_config(settings)
+    return dict(_asked(lambda: load_dataset(name, config), settings, check))
+
+
+def _files_of(settings: DataSettings, check: Callable[[], None]) -> dict[Any, list[str]]:
+    """The Parquet files of each split: addresses, with the revision that the Hub has now."""
+    from datasets import load_dataset_builder
+
+    name, config = _name_and_config(settings)
+    builder = _asked(lambda: load_dataset_builder(name, config), settings, check)
+    files = {split: list(urls) for split, urls in (builder.config.data_files or {}).items()}
+    if other := [url for urls in files.values() for url in urls if not url.endswith(".parquet")]:
+        raise DataError(
+            f"data.source={settings.source!r}: only Parquet files can be streamed, and there is {other[0]}",
+            hint=f"use hub:{settings.place}, which downloads them, or pack it with `groundup data pack`",
+        )
+    return files
+
+
+def _name_and_config(settings: DataSettings) -> tuple[str, str | None]:
+    name, _, config = settings.place.partition(":")
+    return name, config or None
+
+
+def _asked(work: Callable[[], Any], settings: DataSettings, check: Callable[[], None]) -> Any:
     try:
-        return dict(_while_checking(lambda: load_dataset(settings.place), check))
+        return _while_checking(work, check)
     except _LoadFailed as failed:
+        name, config = _name_and_config(settings)
         raise DataError(
             f"data.source={settings.source!r} could not be loaded: {failed.__cause__}",
-            hint=f"check the name on https://huggingface.co/datasets/{settings.place} and the network; "
-            "or download its Parquet files and use parquet:DIR",
+            hint=f"check the name on https://huggingface.co/datasets/{name}"
+            + (f", that it has a configuration {config!r}," if config else "")
+            + " and the network; or download its Parquet files and use parquet:DIR",
         ) from failed.__cause__
 
 

@@ -2,7 +2,7 @@
 
 Splits are told by the first word of the file name (train, test, validation, valid, val, dev). Files lie in DIR or
 DIR/data. Images are encoded bytes; class names come from the Hub's features in the file, else they are the distinct
-labels in sorted order.
+labels in sorted order. With `?streaming` they are read shard by shard (`parquet_shards.py`).
 """
 
 import functools
@@ -16,7 +16,11 @@ import numpy as np
 from groundup.basis.errors import DataError, listed
 from groundup.data.columns import LabelColumns, features_of, find_columns, image_values, label_values
 from groundup.data.labels import encode_labels
+from groundup.data.parquet_shards import ParquetLayout, open_parquet_shards
+from groundup.data.remote import is_remote
 from groundup.data.settings import DataSettings
+from groundup.data.shard_index import NAME as INDEX
+from groundup.data.shard_index import packed_index, packed_source
 from groundup.data.sources import (
     Contents,
     RawImage,
@@ -35,6 +39,8 @@ _NUMBERED = re.compile(r"-(?P<number>\d+)-of-(?P<count>\d+)")
 
 def open_parquet(settings: DataSettings, check: Callable[[], None]) -> Source:
     """The source behind `parquet:DIR`. Its fingerprint is taken from names, sizes, times and footers."""
+    if settings.streaming:
+        return _open_stream(settings, check)
     files, shown = _files(settings)
     shards, notes = _by_split(files, shown)
     state = []
@@ -43,6 +49,24 @@ def open_parquet(settings: DataSettings, check: Callable[[], None]) -> Source:
         status = file.stat()
         state.append([file.name, status.st_size, status.st_mtime_ns, _footer(file, shown)])
     return Source(digest(["parquet", state]), lambda: _read(shards, notes, settings, shown), root=shown)
+
+
+def _open_stream(settings: DataSettings, check: Callable[[], None]) -> Source:
+    """The files shard by shard: those of a packed folder, anywhere; of another folder on this machine."""
+    remote = is_remote(settings.place)
+    folder = settings.place.rstrip("/") if remote else str(existing_folder(settings.place, settings.source))
+    if index := packed_index(folder, "parquet", settings.source):
+        return packed_source(index, folder, ParquetLayout(index.column), settings, check)
+    if remote:
+        raise DataError(
+            f"data.source={settings.source!r}: {settings.place} has no index.json",
+            hint="pack the data with `groundup data pack`; Parquet files on the Hub are read by hub:OWNER/NAME?streaming",
+        )
+    files, shown = _files(settings)
+    shards, notes = _by_split(files, shown)
+    return open_parquet_shards(
+        {split: [str(file) for file in shards[split]] for split in shards}, settings, check, notes
+    )
 
 
 def parquet_labels(settings: DataSettings, check: Callable[[], None]) -> LabelColumns:
@@ -73,6 +97,10 @@ def _files(settings: DataSettings) -> tuple[list[Path], str]:
             else None
         )
         raise DataError(f"data.source={settings.source!r}: no .parquet files in {settings.place}", hint=hint)
+    if (folder / INDEX).is_file() and (index := packed_index(str(folder), "parquet", settings.source)):
+        expected = {entry.name for entries in index.splits.values() for entry in entries}
+        if absent := sorted(expected - {file.name for file in files}):
+            raise DataError(f"{settings.place}: {listed(absent, 10)} of index.json is missing", hint="copy it again")
     return files, settings.place.rstrip("/") + ("/data" if folder != root else "")
 
 

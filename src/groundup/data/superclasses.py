@@ -34,7 +34,7 @@ def read_superclasses(
     settings: DataSettings, classes: Sequence[str], check: Callable[[], None] = lambda: None
 ) -> Superclasses | None:
     """The superclasses of `classes`; None where the source has no such column, or a class lies in several superclasses."""
-    if settings.kind not in _READERS:
+    if settings.kind not in _READERS or settings.streaming:
         return None
     try:
         columns = _READERS[settings.kind](settings, check)

@@ -16,8 +16,7 @@ from groundup.augment.coarse_dropout import CoarseDropout
 from groundup.augment.cutout import Cutout
 from groundup.augment.one_of import OneOf
 from groundup.augment.random_erasing import RandomErasing
-from groundup.basis.seeding import permutation
-from groundup.data import Splits
+from groundup.data import Splits, some_positions, windowed_order
 from groundup.preflight.subject import Subject
 from groundup.training import SampleOrder
 
@@ -115,13 +114,14 @@ def _order(subject: Subject) -> SampleOrder:
         batch_size=train.batch_size,
         drop_last=train.drop_last,
         balanced=train.sampling == "balanced",
+        windows=windowed_order(subject.splits.train, subject.recipe.data.shuffle_window) if subject.splits else None,
     )
 
 
 def _plain_images(subject: Subject, splits: Splits) -> Tensor:
     """Training images as they are, chosen by the seed: uint8 (n, 3, S, S)."""
     count = max(64, _LOOKED_AT // splits.image_size**2)
-    chosen = permutation(len(splits.train), subject.recipe.seed, "samples")[:count].numpy()
+    chosen = some_positions(splits.train, count, subject.recipe.seed, "samples")
     return splits.train.read(chosen).permute(0, 3, 1, 2)
 
 

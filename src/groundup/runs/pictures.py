@@ -27,8 +27,9 @@ def draw_samples(path: Path, job: Job, classes: list[str]) -> list[str]:
     drawn = draw(job, 0, live)
     whole = slice(0, min(augment.MIX_GROUP, len(indices)))  # partners of mixing lie inside it
     originals, labels = job.data.take(indices[whole])
+    images = job.data.training(drawn.places[whole], 0)
     seen = augment.normalize(
-        augment.apply(live.policy, originals, drawn.policy, whole), job.mean, job.std, live.resolution
+        augment.apply(live.policy, images, drawn.policy, whole), job.mean, job.std, live.resolution
     )
     titles = [classes[label] for label in labels.tolist()]
     if drawn.mixed is not None:
@@ -36,7 +37,7 @@ def draw_samples(path: Path, job: Job, classes: list[str]) -> list[str]:
         titles = _mixed_titles(titles, drawn.mixed)
     shown = min(_SAMPLES, len(originals))
     image_grid(_bytes(_denormalized(seen[:shown], job)), titles[:shown], path, originals=_bytes(originals[:shown]))
-    return augment.without_effect(live.policy, originals, replace(batch, indices=indices[whole]))
+    return augment.without_effect(live.policy, images, replace(batch, indices=indices[whole]))
 
 
 def _mixed_titles(titles: list[str], mixed: augment.Mixed) -> list[str]:

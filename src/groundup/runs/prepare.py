@@ -4,19 +4,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from groundup import augment
 from groundup.basis.duration import Clock
-from groundup.basis.errors import GroundupError
+from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.interruption import StopRequest
-from groundup.basis.seeding import permutation
-from groundup.data import MemoryLoader, Splits, load_splits
+from groundup.data import DataSettings, ImageSet, MemoryLoader, Splits, load_splits, some_positions, windowed_order
 from groundup.evaluation import TTA, collect_logits, nll, top_k
 from groundup.models import build_model, forward_flops
 from groundup.preflight import Subject, check_essentials, timetable
 from groundup.recipe import Recipe
+from groundup.runs.from_disk import decodes_batches, training_loader, without_cuts
 from groundup.tracking import Tracker
 from groundup.training import (
     Average,
@@ -28,12 +29,18 @@ from groundup.training import (
     SampleOrder,
     Sums,
     TrainingState,
+    World,
     check_agreement,
+    check_equal_parts,
     compile_network,
+    gradients_of,
+    share_of,
 )
 
 # Images that data-dependent initial weights (a whitening stem) may look at.
 _FIRST_LOOK = 5000 * 32 * 32  # pixels
+# Images of a stream that mean and standard deviation are measured on, where the recipe leaves them out.
+_MEASURED = 10_000
 # Batches that the batch-norm statistics of an average are computed from, at most.
 NORM_BATCHES = 100
 
@@ -63,15 +70,16 @@ def open_data(recipe: Recipe, stop: StopRequest, progress: Callable[[int, int], 
     return load_splits(recipe.data, check=stop.check, progress=progress)
 
 
-def told_in_tenths(tracker: Tracker) -> Callable[[int, int], None]:
-    """Tells the tracker of every tenth of the images that has been decoded."""
+def told_in_tenths(tracker: Tracker, data: DataSettings) -> Callable[[int, int], None]:
+    """Tells the tracker of every tenth of the images that has been decoded; of a stream, of the shards that have been indexed."""
     told = 0
+    what = "indexing shards" if data.streaming else "decoding images"
 
     def progress(done: int, total: int) -> None:
         nonlocal told
         if (tenth := 10 * done // total) > told:
             told = tenth
-            tracker.message(f"decoding images: {done:,} of {total:,}")
+            tracker.message(f"{what}: {done:,} of {total:,}")
 
     return progress
 
@@ -81,7 +89,10 @@ def with_measured_constants(recipe: Recipe, splits: Splits) -> Recipe:
     constants = recipe.augment.normalize
     if constants.mean is not None and constants.std is not None:
         return recipe
-    mean, std = augment.measure(splits.train.blocks())
+    measured = splits.train
+    if recipe.data.streaming:  # all of it would be all there is to read
+        measured = measured.subset(some_positions(measured, _MEASURED, recipe.seed, "constants"))
+    mean, std = augment.measure(measured.blocks())
     filled = constants.model_copy(update={"mean": constants.mean or mean, "std": constants.std or std})
     return recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"normalize": filled})})
 
@@ -89,12 +100,18 @@ def with_measured_constants(recipe: Recipe, splits: Splits) -> Recipe:
 def make_plan(recipe: Recipe, splits: Splits) -> Plan:
     """Check the recipe against its data. UsageError names what does not fit."""
     train = recipe.train
+    if train.finds_batch_size:
+        raise UsageError(
+            "train.batch_size=auto: is found where a run begins (train, check, bench, lr-find); here it has to be a number",
+            hint="`groundup check` with train.batch_size=auto says which it finds",
+        )
     order = SampleOrder(
         recipe.seed,
         torch.from_numpy(splits.train.labels),
         batch_size=train.batch_size,
         drop_last=train.drop_last,
         balanced=train.sampling == "balanced",
+        windows=windowed_order(splits.train, recipe.data.shuffle_window),
     )
     clock = recipe.clock(order.steps_per_epoch)
     live, rates = timetable(recipe, clock, splits.image_size)
@@ -127,12 +144,23 @@ def build_network(plan: Plan, engine: Engine, own: nn.Module | None = None) -> n
     if isinstance(model, LooksAtImages):
         # Any images, not the first ones: folders are stored class by class.
         count = max(64, _FIRST_LOOK // splits.image_size**2)
-        shown = permutation(len(splits.train), recipe.seed, "first look")[:count].numpy()
+        shown = some_positions(splits.train, count, recipe.seed, "first look")
         images = splits.train.subset(shown).to_device("cpu")[0].permute(0, 3, 1, 2)
         model.initialize_from(augment.normalize(images, *constants(recipe)))
     if engine.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(engine.torch_device)
+
+
+def synchronize_norms(plan: Plan, network: nn.Module, world: World) -> None:
+    """Let batch norm see the images of all processes, in place, if the recipe asks for it."""
+    train = plan.recipe.train
+    if not (train.sync_batch_norm and world.is_shared):
+        return
+    short = 0 if train.drop_last else len(plan.splits.train) % train.batch_size
+    check_equal_parts(world, {train.batch_size, short} - {0}, train.micro_batch)
+    if nn.SyncBatchNorm.convert_sync_batchnorm(network) is not network:
+        raise UsageError("train.sync_batch_norm: the network is a batch norm and nothing else; put it into a module")
 
 
 def constants(recipe: Recipe) -> tuple[augment.Colour, augment.Colour]:
@@ -158,26 +186,65 @@ def logits_of(
     return collect_logits(model, batches, forward=TTA[tta], autocast=engine.autocast, check=check)
 
 
-def build_job(plan: Plan, engine: Engine, model: nn.Module, check: Callable[[], None]) -> tuple[Job, TrainingState]:
-    """The job and its state before the first step. With a compiled engine, compiled and eager are compared here."""
+@dataclass(frozen=True)
+class SharedSplit:
+    """A split of which each process evaluates its share, no image twice. `largest`: images in the largest share."""
+
+    loader: MemoryLoader
+    images: int
+    largest: int
+    classes: int
+
+    @classmethod
+    def of(cls, split: ImageSet, plan: Plan, engine: Engine, world: World) -> "SharedSplit":
+        share, largest = world.share(len(split)), share_of(len(split), 0, world.size).stop
+        own = split if world.size == 1 else split.subset(np.arange(share.start, share.stop))
+        loader = MemoryLoader(own, engine.torch_device, plan.recipe.data.cache)
+        return cls(loader, len(split), largest, len(plan.splits.classes))
+
+    def logits(
+        self, model: nn.Module, recipe: Recipe, engine: Engine, check: Callable[[], None]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and labels of this process's share, as `logits_of`; (0, C) and (0,) of an empty one."""
+        size = recipe.evaluate.batch_size
+        checked = -(-len(self.loader) // size)
+        if checked:
+            logits, labels = logits_of(model, self.loader, recipe, engine, check)
+        else:
+            logits, labels = torch.zeros(0, self.classes), torch.zeros(0, dtype=torch.long)
+        for _ in range(checked, -(-self.largest // size)):
+            check()  # every process makes the same checks: they agree on stopping there
+        return logits, labels
+
+
+def build_job(
+    plan: Plan, engine: Engine, model: nn.Module, check: Callable[[], None], world: World | None = None
+) -> tuple[Job, TrainingState]:
+    """The job and its state before the first step. With a compiled engine, compiled and eager are compared here. `world`: the
+    processes that train together; `check` is then one that they make together."""
+    world = world or World()
     recipe, splits, device = plan.recipe, plan.splits, engine.torch_device
     mean, std = constants(recipe)
     optimizer = recipe.optimizer.build(model)
     weights = recipe.loss.weights(torch.from_numpy(splits.train.labels), len(splits.classes))
-    loader = MemoryLoader(splits.train, device, recipe.data.cache)
+    loader = training_loader(recipe, splits, plan.order, plan.live, plan.clock.total_steps, device, world)
     flops = {size: forward_flops(model, size) for size in plan.live.resolutions()}
     forward: Callable[[Tensor], Tensor] = model
     if engine.compiled:
         sample = loader.take(plan.order.at(0)[1][: recipe.train.micro_batch])[0]
         shapes = [augment.normalize(sample, mean, std, size) for size in plan.live.resolutions()]
-        engine, forward = _compiled_if_it_agrees(recipe, model, engine, shapes, check)
+        # Processes may differ in how far they get there, so their checks would not meet.
+        alone = check if world.size == 1 else lambda: None
+        engine, forward = _compiled_if_it_agrees(recipe, model, engine, shapes, alone)
+        if not world.all_agree(engine.compiled) and engine.compiled:
+            engine, forward = replace(engine, compiled=False, why="eager: compiling failed in another process"), model
     job = Job(
         seed=recipe.seed,
         clock=plan.clock,
         engine=engine,
         train=recipe.train,
         rates=plan.rates,
-        live=plan.live,
+        live=without_cuts(plan.live) if decodes_batches(recipe, splits) else plan.live,
         evaluation=recipe.evaluate,
         checkpoint=recipe.checkpoint,
         data=loader,
@@ -189,13 +256,15 @@ def build_job(plan: Plan, engine: Engine, model: nn.Module, check: Callable[[], 
         class_weights=None if weights is None else weights.to(device),
         flops=flops,
         forward=forward,
-        evaluate=_validation(plan, engine, check),
+        evaluate=_validation(plan, engine, check, world),
         norm_images=lambda: clean_images(recipe, loader),
         loss=recipe.loss.parts,
         check=check,
         sam=recipe.optimizer.sam,
         stop=recipe.stop,
         step_every=recipe.track.step_every,
+        world=world,
+        gradients=gradients_of(model, world),
     )
     state = TrainingState(
         model=model,
@@ -218,7 +287,7 @@ def clean_images(recipe: Recipe, loader: MemoryLoader) -> Iterator[Tensor]:
     """Normalised training images as evaluation sees them, fixed by the seed: float32 (B, 3, S, S), batch after batch."""
     mean, std = constants(recipe)
     size = recipe.evaluate.batch_size
-    shown = permutation(len(loader.labels), recipe.seed, "norm statistics")[: NORM_BATCHES * size]
+    shown = loader.some(NORM_BATCHES * size, recipe.seed, "norm statistics")
     for chunk in shown.split(size):
         if len(chunk) > 1 or len(shown) == 1:  # one image alone has no spread
             yield augment.normalize(loader.take(chunk.to(loader.labels.device))[0], mean, std)
@@ -242,16 +311,23 @@ def _compiled_if_it_agrees(
 
 
 def _validation(
-    plan: Plan, engine: Engine, check: Callable[[], None]
+    plan: Plan, engine: Engine, check: Callable[[], None], world: World
 ) -> Callable[[nn.Module], dict[str, float]] | None:
     """What the loop calls to evaluate the split that selects: validation, or test where the recipe is optimistic; None without."""
     split = plan.splits.test if plan.recipe.evaluate.optimistic else plan.splits.validation
     if split is None:
         return None
-    loader = MemoryLoader(split, engine.torch_device, plan.recipe.data.cache)
+    shared = SharedSplit.of(split, plan, engine, world)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        logits, labels = logits_of(model, loader, plan.recipe, engine, check)
-        return {"validation_loss": nll(logits, labels), "validation_top1": top_k(logits, labels, 1)}
+        logits, labels = shared.logits(model, plan.recipe, engine, check)
+        if world.size == 1:
+            return {"validation_loss": nll(logits, labels), "validation_top1": top_k(logits, labels, 1)}
+        sums = torch.zeros(2, dtype=torch.float64)  # of the loss and of right answers
+        if len(labels):
+            sums = torch.tensor([nll(logits, labels), top_k(logits, labels, 1)], dtype=torch.float64) * len(labels)
+            sums[1].round_()
+        loss, correct = world.sum(sums).tolist()
+        return {"validation_loss": loss / shared.images, "validation_top1": correct / shared.images}
 
     return evaluate

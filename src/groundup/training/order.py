@@ -4,13 +4,23 @@ import torch
 from torch import Tensor
 
 from groundup.basis.errors import UsageError
-from groundup.data import batch_indices, batches_per_epoch, epoch_order
+from groundup.data import WindowedOrder, batch_indices, batches_per_epoch, epoch_order
 
 
 class SampleOrder:
-    """Indices of every step's batch. `labels`: int64 (N,) on the CPU, used by `balanced` sampling only."""
+    """Indices of every step's batch. `labels`: int64 (N,) on the CPU, used by `balanced` sampling only; `windows`: the order of
+    images in shards, None where any image is at hand."""
 
-    def __init__(self, seed: int, labels: Tensor, *, batch_size: int, drop_last: bool, balanced: bool) -> None:
+    def __init__(
+        self,
+        seed: int,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        drop_last: bool,
+        balanced: bool,
+        windows: WindowedOrder | None = None,
+    ) -> None:
         if batch_size > len(labels):
             raise UsageError(
                 f"train.batch_size={batch_size}: larger than the training split ({len(labels)} images); "
@@ -21,12 +31,21 @@ class SampleOrder:
         self._count = len(labels)
         # Each class is drawn equally often: an image weighs one over the size of its class.
         self._weights = 1.0 / torch.bincount(labels)[labels].double() if balanced else None
+        if windows is not None and balanced:
+            raise UsageError(
+                "train.sampling='balanced': a stream is read shard after shard and cannot draw its images from all of them",
+                hint="set train.sampling=shuffle, or loss.class_weights",
+            )
+        self.windows = windows
         self._kept: tuple[int, Tensor] | None = None
         self.steps_per_epoch = batches_per_epoch(self._count, batch_size, drop_last)
 
     def at(self, step: int) -> tuple[int, Tensor]:
         """(epoch, int64 (B,) indices on the CPU) of optimizer update number `step`, both 0-based."""
         epoch, place = divmod(step, self.steps_per_epoch)
+        if self.windows is not None:
+            start = place * self._batch_size
+            return epoch, self.windows.places(self._seed, epoch, start, min(start + self._batch_size, self._count))
         if self._kept is None or self._kept[0] != epoch:
             self._kept = (epoch, epoch_order(self._seed, epoch, self._count, self._weights))
         return epoch, batch_indices(self._kept[1], self._batch_size, place, self._drop_last)

@@ -1,0 +1,146 @@
+"""Parquet files as shards: on this machine, on the Hub, or packed anywhere.
+
+Inside a Parquet file images lie in compressed groups of rows, of which a shuffled batch needs nearly all. So a file is unpacked
+once, when it is first used: its encoded images one after the other in one file of the store, where each is then one read.
+
+    <store>/<key>.images     the bytes of all images, then int64 (count + 1,) where each starts, then the count as int64
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from groundup.basis.errors import DataError
+from groundup.data.columns import Columns, features_of, find_columns, image_values, label_values
+from groundup.data.imagenet import spoken_names
+from groundup.data.labels import encode_labels
+from groundup.data.remote import FileFacts, is_remote, opened
+from groundup.data.settings import DataSettings
+from groundup.data.shard_index import Entry, ShardIndex, contents_of, kept_index
+from groundup.data.shard_store import ShardStore
+from groundup.data.shards import OpenShard, Shard, damaged, described, fetch_checked, open_whole
+from groundup.data.sources import Contents, Source, SplitName, digest
+
+_ROWS_AT_ONCE = 64
+_Progress = Callable[[int, int], None]
+
+
+class ParquetLayout:
+    """Opens Parquet shards by unpacking their image column."""
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+
+    def open(self, shard: Shard, store: ShardStore) -> OpenShard:
+        """See `Layout`."""
+        descriptor = store.open(f"{shard.key}.images", lambda place: self._unpack(shard, store, place))
+        try:
+            starts = _starts(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return OpenShard(descriptor, starts[:-1], np.diff(starts))
+
+    def _unpack(self, shard: Shard, store: ShardStore, place: Path) -> None:
+        if not is_remote(shard.url):
+            with os.fdopen(open_whole(shard, store), "rb") as stream, open(place, "wb") as written:
+                _unpack(stream, self._column, shard, written)
+            return
+        whole = place.with_name(f"{place.name}.tmp")  # of no use once it is unpacked
+        try:
+            fetch_checked(shard, whole)
+            with open(whole, "rb") as stream, open(place, "wb") as written:
+                _unpack(stream, self._column, shard, written)
+        finally:
+            whole.unlink(missing_ok=True)
+
+
+def _unpack(stream: BinaryIO, column: str, shard: Shard, written: BinaryIO) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    starts = [0]
+    try:
+        for batch in pq.ParquetFile(stream).iter_batches(_ROWS_AT_ONCE, columns=[column]):
+            for image in image_values(batch.column(0), None):
+                if not isinstance(image, bytes):
+                    raise DataError(f"shard {shard.url}: images are paths; only stored images can be streamed")
+                written.write(image)
+                starts.append(starts[-1] + len(image))
+    except pa.ArrowException as error:
+        raise damaged(shard, str(error)) from error
+    written.write(np.array([*starts, len(starts) - 1], dtype="<i8").tobytes())
+
+
+def _starts(descriptor: int) -> np.ndarray:
+    """Where the images of an unpacked file start and the last one ends, int64 (count + 1,)."""
+    size = os.fstat(descriptor).st_size
+    count = int.from_bytes(os.pread(descriptor, 8, size - 8), "little")
+    length = 8 * (count + 1)
+    return np.frombuffer(os.pread(descriptor, length, size - 8 - length), dtype="<i8").astype(np.int64)
+
+
+def open_parquet_shards(
+    files: Mapping[SplitName, Sequence[str]], settings: DataSettings, check: Callable[[], None], notes: list[str]
+) -> Source:
+    """The source of Parquet files by split. Of each, the footer and the label column are read once, and kept."""
+    facts = {split: described(urls, check) for split, urls in files.items()}
+    state = {split: [[fact.url, fact.size, fact.stamp] for fact in found] for split, found in facts.items()}
+    key = digest(["parquet shards", state, settings.image, settings.label])
+
+    def prepare(progress: _Progress | None) -> None:
+        kept_index(key, lambda: _indexed(facts, settings, check, progress))
+
+    def read() -> Contents:
+        index = kept_index(key, lambda: _indexed(facts, settings, check, None))
+        places = {fact.url: fact for found in facts.values() for fact in found}
+        return contents_of(index, places, ParquetLayout(index.column), settings, notes)
+
+    return Source(key, read, prepare=prepare)
+
+
+def _indexed(
+    files: Mapping[SplitName, Sequence[FileFacts]],
+    settings: DataSettings,
+    check: Callable[[], None],
+    progress: _Progress | None,
+) -> ShardIndex:
+    total, done = sum(map(len, files.values())), 0
+    columns: Columns | None = None
+    raw: dict[SplitName, list[np.ndarray]] = {}
+    for split in sorted(files, key=lambda split: split != "train"):
+        raw[split] = []
+        for fact in files[split]:
+            check()
+            columns, labels = _labels(fact, columns, settings)
+            raw[split].append(labels)
+            done += 1
+            if progress:
+                progress(done, total)
+    assert columns is not None
+    names = spoken_names(columns.names) if columns.names else None
+    classes, labels_of = encode_labels({split: np.concatenate(parts) for split, parts in raw.items()}, names)
+    entries: dict[SplitName, list[Entry]] = {}
+    for split, found in files.items():
+        parts = np.split(labels_of[split], np.cumsum([len(part) for part in raw[split]])[:-1])
+        entries[split] = [Entry(fact.url, fact.size, None, part) for fact, part in zip(found, parts, strict=True)]
+    return ShardIndex("parquet", classes, entries, column=columns.image)
+
+
+def _labels(fact: FileFacts, columns: Columns | None, settings: DataSettings) -> tuple[Columns, np.ndarray]:
+    """The columns, which the first file decides, and the label column of one file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with opened(fact.url) as stream:
+            file: Any = pq.ParquetFile(stream)
+            columns = columns or find_columns(file.schema_arrow, features_of(file.schema_arrow), settings)
+            if absent := [name for name in (columns.image, columns.label) if name not in file.schema_arrow.names]:
+                raise DataError(f"{fact.url} has no column {absent[0]!r}")
+            return columns, label_values(file.read([columns.label]).column(0))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{fact.url} cannot be read as Parquet: {error}", hint="download it again") from error

@@ -1,0 +1,78 @@
+"""The shards of streams on this machine's disk: fetched or unpacked once, for all processes, the least recently used removed.
+
+    <cache home>/shards/<key>           a shard that was fetched, or the images of a Parquet file one after the other
+    <cache home>/shards/<key>.members   where the images lie in it
+
+A file appears whole or not at all, under a lock that lets one of several processes make it. Removing is safe at any time:
+who has a file open keeps it.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from groundup.basis.errors import DataError
+from groundup.basis.files import cache_home, whole_file
+
+
+@dataclass(frozen=True)
+class ShardStore:
+    """`limit`: bytes that the files may take together. One file is always kept, however large."""
+
+    limit: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are; looked up anew, so that a copy in another process finds its own."""
+        return cache_home() / "shards"
+
+    def open(self, key: str, make: Callable[[Path], None]) -> int:
+        """A descriptor of the file `key`, made by `make(path)` if it is not there. The caller closes it."""
+        while True:
+            path = self._made(key, make)
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue  # removed by another process in between
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            return descriptor
+
+    def _made(self, key: str, make: Callable[[Path], None]) -> Path:
+        from filelock import FileLock
+
+        path = self.folder / key
+        if path.exists():
+            return path
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / f".{key}.lock"):
+                if path.exists():
+                    return path
+                for left in self.folder.glob(f".{key}.*.tmp"):  # of a process that was killed
+                    left.unlink(missing_ok=True)
+                with whole_file(path) as temporary:
+                    make(temporary)
+                self._make_room(path)
+        except OSError as error:
+            raise DataError(
+                f"a shard could not be written to {self.folder}: {error.strerror or error}",
+                hint="make room there, point GROUNDUP_CACHE at another disk, or set a smaller data.shard_cache_gb",
+            ) from error
+        return path
+
+    def _make_room(self, newest: Path) -> None:
+        found = []
+        for path in self.folder.iterdir():
+            if not path.name.startswith(".") and path != newest:
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    found.append((status.st_mtime_ns, status.st_size, path))
+        total = newest.stat().st_size + sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self.limit:
+                break
+            path.unlink(missing_ok=True)
+            total -= size

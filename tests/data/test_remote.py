@@ -1,0 +1,85 @@
+"""Files by address: patterns, and what happens when a server fails."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from groundup.basis.errors import DataError, UsageError
+from groundup.data import DataSettings, remote
+from groundup.data.remote import expanded, facts, fetch, with_retries
+
+
+def test_braces_stand_for_ranges_with_leading_zeros_and_for_lists() -> None:
+    assert expanded("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
+    assert expanded("{x,y}/{0..1}") == ["x/0", "x/1", "y/0", "y/1"]
+    assert expanded("plain.tar") == ["plain.tar"]
+    with pytest.raises(UsageError, match=r"\{3\.\.1\}"):
+        expanded("a-{3..1}.tar")
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+
+
+def test_a_failure_that_passes_is_tried_again(no_waiting: None) -> None:
+    answers: Iterator[Exception | str] = iter([OSError("reset"), TimeoutError("late"), "content"])
+
+    def work() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert with_retries("http://host/file", work) == "content"
+
+
+def test_a_failure_that_stays_names_the_address_and_the_tries(no_waiting: None) -> None:
+    tried: list[int] = []
+
+    def work() -> None:
+        tried.append(1)
+        raise OSError("reset by peer")
+
+    with pytest.raises(DataError, match=r"http://host/file could not be read, tried 4 times: reset by peer"):
+        with_retries("http://host/file", work)
+    assert len(tried) == 4
+
+
+def test_a_missing_file_is_not_asked_for_twice() -> None:
+    tried: list[int] = []
+
+    def work() -> None:
+        tried.append(1)
+        raise FileNotFoundError("x")
+
+    with pytest.raises(DataError, match="http://host/file: there is no such file"):
+        with_retries("http://host/file", work)
+    assert len(tried) == 1
+
+
+def test_a_server_that_does_not_answer_is_named(tmp_path: Path, no_waiting: None) -> None:
+    with pytest.raises(DataError, match=r"http://127\.0\.0\.1:9/x\.tar could not be read"):
+        facts("http://127.0.0.1:9/x.tar")
+    with pytest.raises(DataError, match=r"http://127\.0\.0\.1:9/x\.tar could not be read"):
+        fetch("http://127.0.0.1:9/x.tar", tmp_path / "x", 3)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://me:secret@host/x.tar", "https://host/x.tar?X-Amz-Signature=abc", "https://host/x.tar?token=abc"],
+)
+def test_an_address_with_a_password_is_refused_for_it_would_be_written_down(address: str) -> None:
+    with pytest.raises(ValueError, match="holds a password or a token"):
+        DataSettings(source=f"webdataset:{address}")
+
+
+def test_a_file_that_arrives_short_is_not_taken(tmp_path: Path, no_waiting: None) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    with fsspec.open("memory://short.tar", "wb") as stream:
+        stream.write(b"half")
+    with pytest.raises(
+        DataError, match=r"memory://short\.tar could not be read, tried 4 times: it ended after 4 of 8 bytes"
+    ):
+        fetch("memory://short.tar", tmp_path / "x", 8)

@@ -1,0 +1,87 @@
+"""The shards on this machine's disk: made once, the least recently used removed."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from groundup.basis.errors import DataError
+from groundup.data.shard_store import ShardStore
+
+
+def opened(store: ShardStore, key: str, made: list[str]) -> bytes:
+    def make(path: Path) -> None:
+        made.append(key)
+        path.write_bytes(key.encode() * 10)
+
+    descriptor = store.open(key, make)
+    try:
+        return os.pread(descriptor, 100, 0)
+    finally:
+        os.close(descriptor)
+
+
+def age(store: ShardStore, *keys: str) -> None:
+    """Let the files have been used in this order, long ago."""
+    for number, key in enumerate(keys):
+        os.utime(store.folder / key, (number, number))
+
+
+def test_the_least_recently_used_goes_first_and_only_as_much_as_is_needed(cache: Path) -> None:
+    store, made = ShardStore(35), list[str]()
+    for key in "abc":
+        opened(store, key, made)
+    age(store, "b", "a", "c")
+    opened(store, "d", made)
+    assert sorted(path.name for path in store.folder.iterdir() if path.name[0] != ".") == ["a", "c", "d"]
+    assert [opened(store, key, made) for key in "acd"] == [b"a" * 10, b"c" * 10, b"d" * 10]
+    assert made == ["a", "b", "c", "d"]
+
+
+def test_reading_counts_as_use(cache: Path) -> None:
+    store, made = ShardStore(25), list[str]()
+    for key in "ab":
+        opened(store, key, made)
+    age(store, "a", "b")
+    opened(store, "a", made)
+    opened(store, "c", made)
+    assert (store.folder / "a").exists()
+    assert not (store.folder / "b").exists()
+
+
+def test_an_open_file_outlives_its_removal(cache: Path) -> None:
+    store = ShardStore(5)
+    descriptor = store.open("a", lambda path: _write(path, b"kept"))
+    opened(store, "b", [])
+    assert not (store.folder / "a").exists()
+    assert os.pread(descriptor, 10, 0) == b"kept"
+    os.close(descriptor)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def test_several_who_want_the_same_make_it_once(cache: Path) -> None:
+    store, made = ShardStore(100), list[str]()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: opened(store, "a", made), range(8)))
+    assert found == [b"a" * 10] * 8
+    assert made == ["a"]
+
+
+def test_a_failure_leaves_nothing_and_what_a_killed_process_left_is_removed(cache: Path) -> None:
+    store = ShardStore(100)
+
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise DataError("the network is gone")
+
+    work: Callable[[Path], None] = fail
+    with pytest.raises(DataError, match="the network is gone"):
+        store.open("a", work)
+    (store.folder / ".a.1234.tmp").write_bytes(b"half")
+    assert opened(store, "a", []) == b"a" * 10
+    assert sorted(path.name for path in store.folder.iterdir()) == [".a.lock", "a"]

@@ -1,0 +1,150 @@
+"""A stream as a run sees it: damaged images, splits, memory."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from groundup.basis.errors import UsageError
+from groundup.data import (
+    DataSettings,
+    MemoryLoader,
+    Splits,
+    UnreadableImage,
+    load_splits,
+    some_positions,
+    windowed_order,
+)
+from groundup.data.stream import StreamImages
+
+Save = Callable[..., Path]
+Picture = Callable[..., np.ndarray]
+Png = Callable[[np.ndarray], bytes]
+DAMAGED = (2, 7, 9)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, save_tar: Save, picture: Picture, png: Png) -> str:
+    """20 images in 4 shards, classes 0 and 1 in turn; the images DAMAGED are cut."""
+    for shard in range(4):
+        samples = []
+        for number in range(5 * shard, 5 * shard + 5):
+            content = png(picture(number))
+            content = content[:60] if number in DAMAGED else content
+            samples.append((f"{number:03d}", {"png": content, "cls": str(number % 2).encode()}))
+        save_tar(tmp_path / "s" / f"train-{shard}.tar", samples)
+    save_tar(
+        tmp_path / "s" / "test-0.tar", [(f"{i}", {"png": png(picture(30 + i)), "cls": str(i).encode()}) for i in (0, 1)]
+    )
+    return f"webdataset:{tmp_path / 's'}"
+
+
+def test_a_damaged_image_ends_the_run_when_its_turn_comes(damaged: str) -> None:
+    splits = load_splits(DataSettings(source=damaged))
+    splits.train.read(np.array([0, 1, 3]))
+    with pytest.raises(UnreadableImage, match=r"train-0\.tar image 2: "):
+        splits.train.read(np.array([0, 2]))
+
+
+def test_with_skip_the_next_whole_image_of_its_class_stands_in_and_is_told(damaged: str, picture: Picture) -> None:
+    splits = load_splits(DataSettings(source=damaged, on_bad_image="skip"))
+    assert not splits.skipped
+    expected = [{2: 4, 7: 11, 9: 11}.get(number, number) for number in range(20)]
+    np.testing.assert_array_equal(splits.train.read(np.arange(20)), [picture(number) for number in expected])
+    assert sorted(name.rpartition("/")[2] for name in splits.skipped) == [
+        "train-0.tar image 2",
+        "train-1.tar image 2",
+        "train-1.tar image 4",
+    ]
+    again = load_splits(DataSettings(source=damaged, on_bad_image="skip"))
+    np.testing.assert_array_equal(again.train.read(np.array([9])), [picture(11)])
+
+
+def test_nothing_outside_the_split_stands_in(damaged: str) -> None:
+    splits = load_splits(DataSettings(source=damaged, on_bad_image="skip", validation=0.5))
+    assert splits.validation is not None
+    own = {
+        name: set(part.indices.tolist()) for name, part in (("train", splits.train), ("validation", splits.validation))
+    }
+    assert own["train"].isdisjoint(own["validation"])
+    for part in (splits.train, splits.validation):
+        images = part.images
+        assert isinstance(images, StreamImages)
+        for position in set(DAMAGED) & set(part.indices.tolist()):
+            candidates = list(images._of_its_class(position))
+            assert candidates
+            assert set(candidates) <= set(part.indices.tolist())
+            assert {number % 2 for number in candidates} == {position % 2}
+
+
+def test_a_part_of_a_stream_is_read_in_windows_of_its_own(damaged: str) -> None:
+    splits = load_splits(DataSettings(source=damaged, on_bad_image="skip", validation=0.3, shuffle_window=2))
+    order = windowed_order(splits.train, 2)
+    assert order is not None
+    assert len(order) == len(splits.train) == 14
+    places = order.places(0, 0, 0, 14).numpy()
+    assert sorted(places.tolist()) == list(range(14))
+    shards = (splits.train.indices[places] // 5).tolist()
+    last = {shard: place for place, shard in enumerate(shards)}
+    early = sorted(last, key=last.__getitem__)[:2]
+    end = 1 + last[early[1]]
+    assert set(shards[:end]) == set(early)
+    assert not set(shards[end:]) & set(early)
+    assert windowed_order(load_splits(DataSettings(source="digits")).train, 2) is None
+
+
+def test_some_images_of_a_stream_come_from_few_shards(damaged: str) -> None:
+    splits = load_splits(DataSettings(source=damaged))
+    chosen = some_positions(splits.train, 8, 0, "look")
+    assert len(set(chosen.tolist())) == 8
+    assert len(np.unique(chosen // 5)) == 2
+    assert chosen.tolist() == some_positions(splits.train, 8, 0, "look").tolist()
+
+
+def test_the_loader_gives_the_images_of_a_stream(damaged: str, picture: Picture) -> None:
+    splits = load_splits(DataSettings(source=damaged))
+    images, labels = MemoryLoader(splits.train, "cpu", "none").take(torch.tensor([19, 0, 12]))
+    np.testing.assert_array_equal(images.permute(0, 2, 3, 1), [picture(number) for number in (19, 0, 12)])
+    assert labels.tolist() == [1, 0, 0]
+
+
+def test_balanced_sampling_is_refused_before_anything_is_read(damaged: str) -> None:
+    from groundup.training import SampleOrder
+
+    splits: Splits = load_splits(DataSettings(source=damaged))
+    labels = torch.from_numpy(splits.train.labels)
+    with pytest.raises(UsageError, match=r"train\.sampling"):
+        SampleOrder(0, labels, batch_size=4, drop_last=False, balanced=True, windows=windowed_order(splits.train, 2))
+
+
+MEASURE = """
+import resource, sys
+import numpy as np
+from groundup.data import DataSettings, load_splits, windowed_order
+splits = load_splits(DataSettings(source=sys.argv[1], shuffle_window=2, resolution=32))
+order = windowed_order(splits.train, 2)
+def epoch(number):
+    for start in range(0, len(order), 50):
+        splits.train.read(order.places(0, number, start, min(start + 50, len(order))).numpy())
+epoch(0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for number in range(1, 4):
+    epoch(number)
+print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts in KiB on Linux")
+def test_memory_stays_flat_over_epochs(tmp_path: Path, save_tar: Save, picture: Picture, png: Png) -> None:
+    content = [png(picture(number, 100, 100)) for number in range(20)]
+    for shard in range(10):
+        samples = [(f"{n:03d}", {"png": content[n % 20], "cls": str(n % 2).encode()}) for n in range(40)]
+        save_tar(tmp_path / "s" / f"train-{shard}.tar", samples)
+    source = f"webdataset:{tmp_path / 's'}"
+    shown = subprocess.run([sys.executable, "-c", MEASURE, source], capture_output=True, text=True, check=True)
+    grown = int(shown.stdout.split()[1])
+    assert grown < 8 * 1024  # KiB; the shards hold 12 MB, and were read three times
