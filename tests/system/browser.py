@@ -41,6 +41,9 @@ class Page:
         quiet = [
             "--no-first-run",
             "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-quic",
             "--disable-dev-shm-usage",
             "--window-size=1280,900",
         ]

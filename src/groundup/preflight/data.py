@@ -100,7 +100,7 @@ DATA_CODES: dict[str, Code] = {
             "note",
             "Repeated images were not looked for",
             "The pixels are decoded anew for every batch: comparing them would decode everything.",
-            "Set data.cache=disk.",
+            "Set data.cache=disk. Of a stream, look at a part: the same shards by a door that keeps them.",
         ),
     )
 }
@@ -117,7 +117,9 @@ def check_data(subject: Subject, cache: Path, check: Callable[[], None] = lambda
         return findings
     findings += [*_skipped(splits), *_sizes(subject, check), *_test_size(splits)]
     if not isinstance(splits.train.images, np.ndarray):
-        return [*findings, find(DATA_CODES["GU409"], f"data.cache={subject.recipe.data.cache}", "data.cache=disk")]
+        data = subject.recipe.data
+        mend = "" if data.streaming else "data.cache=disk"  # a stream cannot be kept
+        return [*findings, find(DATA_CODES["GU409"], f"data.source={data.source}, data.cache={data.cache}", mend)]
     report = known_duplicates(splits, cache, check)
     return [*findings, *_repeated(report), *_conflicts(report, splits.classes)]
 

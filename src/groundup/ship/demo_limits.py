@@ -84,7 +84,7 @@ async def _checked(receive: Receive) -> Receive:
             return receive
         body += message.get("body", b"")
         more = message.get("more_body", False)
-    if False:
+    if _names_an_address(body):
         raise Refused(400, "addresses are not fetched: upload the picture itself")
     given = False
 

@@ -276,7 +276,7 @@ def _received(payload: Any, uploads: Path) -> Picture:
     if not isinstance(path, str):
         raise RefusedPicture("no picture was sent: upload one")
     place = Path(path).resolve()
-    if not place.is_file():
+    if not place.is_relative_to(uploads.resolve()) or not place.is_file():
         raise RefusedPicture("the picture was not uploaded here, or is deleted by now; upload it again")
     return read_picture(place, str(payload.get("orig_name") or place.name)[:80])
 
