@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from groundup.basis.errors import UsageError
 from groundup.basis.interruption import StopRequest
 from groundup.cli.options import AsJson
 
@@ -36,6 +37,7 @@ def run(
     Example: groundup sweep run sweeps/003-grid.yaml train.epochs=20 --dry-run
     """
     with StopRequest().listening() as stop:
+        _refuse_torchrun()
         from groundup.compare.sweep_file import read_sweep
         from groundup.compare.sweeping import begin, run_workers
 
@@ -61,6 +63,7 @@ def work(
     Example: groundup sweep work runs/003-grid
     """
     with StopRequest().listening() as stop:
+        _refuse_torchrun()
         from groundup.compare import worker
         from groundup.compare.sweeping import join
 
@@ -68,6 +71,16 @@ def work(
         worker.work(joined, stop, _say)
     if not quiet:
         _result(joined, as_json)
+
+
+def _refuse_torchrun() -> None:
+    from groundup.training import is_launched
+
+    if is_launched():
+        raise UsageError(
+            "torchrun: starts `groundup train` and `groundup resume`; the runs of a sweep train in one process each",
+            hint="start the sweep without torchrun, and more of them at once by `groundup sweep work`",
+        )
 
 
 @sweep_app.command()

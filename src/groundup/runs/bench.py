@@ -18,6 +18,7 @@ from groundup.basis.files import whole_file
 from groundup.basis.interruption import StopRequest
 from groundup.recipe import Recipe
 from groundup.runs.advice import advice
+from groundup.runs.batch_size import with_batch_size
 from groundup.runs.folder import environment
 from groundup.runs.parts import seconds_by_part
 from groundup.runs.prepare import build_job, build_network, make_plan, open_data, with_measured_constants
@@ -37,7 +38,8 @@ def bench(
         raise UsageError(f"--profile {str(profile)!r}: exists, and is not overwritten", hint="give another name")
     stop = stop or StopRequest()
     splits = open_data(recipe, stop)
-    plan = make_plan(with_measured_constants(recipe, splits), splits)
+    recipe = with_batch_size(with_measured_constants(recipe, splits), splits, _say, stop.check)
+    plan = make_plan(recipe, splits)
     engine = choose_engine(recipe.train, plan.clock.total_steps)
     engine.activate()
     job, state = build_job(plan, engine, build_network(plan, engine), stop.check)
@@ -77,6 +79,10 @@ def bench(
         "advice": advice(recipe, engine, sizes),
         **environment(),
     }
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def matrix_flops(device: torch.device, precision: str, size: int | None = None) -> float:

@@ -64,7 +64,7 @@ def _round(job: Job, state: TrainingState) -> dict[str, float]:
         return state.scaler.scale(loss / batch.weight)
 
     for part in parts(len(batch.indices), job.train.micro_batch):
-        pixels, _ = timed("data", job.data.take, batch.places[part])
+        pixels = timed("data", job.data.training, batch.places[part], state.step)
         images = timed("augment", prepare, pixels, part)
         timed("backward", timed("forward", loss_of, images, part).backward)
     timed("optimizer", update, job, state)

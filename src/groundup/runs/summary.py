@@ -3,12 +3,11 @@
 from typing import Any
 
 from groundup.basis.interruption import StopRequest
-from groundup.data import MemoryLoader
 from groundup.evaluation import Evaluation
 from groundup.models import count_parameters, forward_flops
 from groundup.runs.folder import RunFolder
 from groundup.runs.load import chosen_checkpoint
-from groundup.runs.prepare import Plan, logits_of
+from groundup.runs.prepare import Plan, SharedSplit
 from groundup.training import AVERAGE, MODEL, Job, TrainingState, load_weights
 from groundup.version import __version__
 
@@ -18,13 +17,20 @@ FORMAT_VERSION = 1
 def summarize(
     folder: RunFolder, plan: Plan, job: Job, state: TrainingState, stop: StopRequest, own: dict[str, str]
 ) -> dict[str, Any]:
-    """Evaluate the reported weights on the test split. `Interrupted` leaves the run resumable: only this is still to do."""
-    recipe, splits = plan.recipe, plan.splits
+    """Evaluate the reported weights on the test split. `Interrupted` leaves the run resumable: only this is still to do.
+
+    Each process evaluates its share; process 0 gets the summary, the others {}.
+    """
+    recipe, splits, world = plan.recipe, plan.splits, job.world
     assert splits.test is not None
     weights = AVERAGE if state.reports_average and state.averaged else MODEL
-    load_weights(chosen_checkpoint(folder, recipe, weights), state.model, weights)
-    loader = MemoryLoader(splits.test, job.engine.torch_device, recipe.data.cache)
-    logits, labels = logits_of(state.model, loader, recipe, job.engine, stop.check)
+    if world.is_main:
+        load_weights(chosen_checkpoint(folder, recipe, weights), state.model, weights)
+    world.share_state(state)
+    shared = SharedSplit.of(splits.test, plan, job.engine, world)
+    logits, labels = map(world.gather, shared.logits(state.model, recipe, job.engine, stop.check))
+    if not world.is_main:
+        return {}
     result = Evaluation.of(logits, labels, splits.classes, split="test")
     optimistic = recipe.evaluate.optimistic
     return {
@@ -52,6 +58,7 @@ def summarize(
         "device": job.engine.device,
         "hardware": ", then ".join(folder.machines()),
         "threads": job.engine.threads,
+        "processes": world.size,
         "precision": job.engine.precision,
         "compiled": job.engine.compiled,
         "parameters": count_parameters(state.model),

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from torch import nn
 from groundup.basis.errors import GroundupError, OutOfMemory, UsageError
 from groundup.basis.files import write_json
 from groundup.basis.interruption import Interrupted, StopRequest
-from groundup.basis.machine import out_of_memory, usable_cores
+from groundup.basis.machine import out_of_memory
 from groundup.data import Splits
 from groundup.preflight import CODES, static_findings, stops_a_run, without_ignored
-from groundup.recipe import Recipe, load_recipe, validate
+from groundup.recipe import Recipe, load_recipe
+from groundup.runs.batch_size import with_batch_size
 from groundup.runs.card import write_card
-from groundup.runs.folder import RunFolder, create_run_folder, discard_if_unused, open_run_folder, without_home
-from groundup.runs.load import damaged_best, describe_classifier, reported_weights_are_whole
+from groundup.runs.folder import RunFolder, discard_if_unused, open_run_folder, without_home
+from groundup.runs.load import describe_classifier, reported_weights_are_whole
+from groundup.runs.mirror import mirrored
+from groundup.runs.mirror_places import is_address
+from groundup.runs.mirror_restore import from_own_mirror, run_from_mirror
 from groundup.runs.pictures import draw_curves, draw_samples
 from groundup.runs.prepare import (
     Plan,
@@ -26,12 +31,23 @@ from groundup.runs.prepare import (
     make_plan,
     open_data,
     subject_with,
+    synchronize_norms,
     told_in_tenths,
     with_measured_constants,
 )
+from groundup.runs.restarts import new_or_own_folder
 from groundup.runs.summary import summarize
+from groundup.runs.unchanged import begun, beside_state, refuse_different_data, same_engine
 from groundup.tracking import MetricsFile, TensorBoardTracker, TerminalTracker, Tracker, Trackers, WandbTracker
-from groundup.training import Engine, Job, NonFiniteLoss, TrainingState, choose_engine, load_checkpoint, read_state
+from groundup.training import (
+    Job,
+    NonFiniteLoss,
+    TrainingState,
+    World,
+    choose_engine,
+    load_checkpoint,
+    together,
+)
 from groundup.training import train as run_loop
 
 
@@ -81,18 +97,24 @@ def train(
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     if isinstance(recipe, Recipe) and overrides:
         raise UsageError("overrides: apply to a recipe given by name or path, not to a Recipe object")
-    folder = create_run_folder(chosen, None if run is None else Path(run))
-    folder.write_recipe(without_home(chosen))
-    try:
-        return _carry_out(folder, Own(model, data, pictures), stop or StopRequest(max_seconds), terminal, opens=True)
-    except GroundupError:
-        discard_if_unused(folder)
-        raise
+    stop, own = stop or StopRequest(max_seconds), Own(model, data, pictures)
+    with together() as world:
+        folder, is_new = world.from_main(lambda: new_or_own_folder(chosen, None if run is None else Path(run)))
+        if not is_new and (result := world.from_main(lambda: _result_of(folder))):
+            return Run(folder.path, result)
+        try:
+            return _carry_out(folder, own, stop, _of_main(terminal, world), world, opens=is_new)
+        except GroundupError:
+            if world.is_main:
+                discard_if_unused(folder)
+            raise
 
 
 def resume(
     run: Path | str,
     *,
+    into: Path | str | None = None,
+    from_mirror: bool = False,
     model: nn.Module | None = None,
     data: Splits | None = None,
     max_seconds: float | None = None,
@@ -102,19 +124,48 @@ def resume(
 ) -> Run:
     """Go on with a run exactly where its last whole checkpoint was taken. A finished run is returned as it is, unless the
     weights that it reports are damaged: then the steps since the newest whole checkpoint before them are made again, all of them if
-    there is none."""
-    folder = open_run_folder(run)
-    if (summary := folder.summary()) and reported_weights_are_whole(folder):
-        return Run(folder.path, summary)
-    return _carry_out(folder, Own(model, data, pictures), stop or StopRequest(max_seconds), terminal)
+    there is none.
+
+    `run`: its folder, or its address in a mirror: it is then downloaded into the folder `into`, runs/NAME by default, if that is
+    not there or older. `from_mirror`: look into the mirror that the recipe names for a newer checkpoint than the folder has.
+    """
+    stop, own = stop or StopRequest(max_seconds), Own(model, data, pictures)
+    with together() as world:
+        seen = _of_main(terminal, world)
+        folder = world.from_main(lambda: open_run_folder(_local(run, into, from_mirror, seen.message)))
+        if result := world.from_main(lambda: _result_of(folder)):
+            return Run(folder.path, result)
+        return _carry_out(folder, own, stop, seen, world)
 
 
-def _carry_out(folder: RunFolder, own: Own, stop: StopRequest, terminal: Tracker | None, *, opens: bool = False) -> Run:
+def _of_main(terminal: Tracker | None, world: World) -> Tracker:
+    """What a person sees, of which process 0 alone tells."""
+    return Tracker() if not world.is_main else terminal or TerminalTracker()
+
+
+def _result_of(folder: RunFolder) -> dict[str, Any] | None:
+    """The summary of a finished run whose weights are whole."""
+    return summary if (summary := folder.summary()) and reported_weights_are_whole(folder) else None
+
+
+def _local(run: Path | str, into: Path | str | None, from_mirror: bool, say: Callable[[str], None]) -> Path:
+    """The folder of the run on this disk, fetched or brought up to date where that is asked for."""
+    if is_address(str(run)):
+        return run_from_mirror(str(run), None if into is None else Path(into), say)
+    if into is not None:
+        raise UsageError(f"--run {into}: goes with the address of a mirror; {str(run)!r} is a folder already")
+    if from_mirror:
+        from_own_mirror(open_run_folder(run), say)
+    return Path(run)
+
+
+def _carry_out(
+    folder: RunFolder, own: Own, stop: StopRequest, terminal: Tracker, world: World, *, opens: bool = False
+) -> Run:
     """opens: a new run, which is checked before its first step. A run that has begun is never refused."""
-    terminal = terminal or TerminalTracker()
-    with stop.listening(), folder.locked():
+    with stop.listening(), folder.locked() if world.is_main else nullcontext():
         try:
-            return _prepare_and_train(folder, own, stop, terminal, opens)
+            return _prepare_and_train(folder, own, stop, terminal, world, opens)
         except Interrupted as stopped:
             go_on = f"`groundup resume {folder.path}` goes on with the run"
             raise Interrupted(f"{stopped.reason}; {go_on}", stopped.exit_code) from stopped
@@ -128,38 +179,47 @@ def _carry_out(folder: RunFolder, own: Own, stop: StopRequest, terminal: Tracker
             terminal.close()
 
 
-def _prepare_and_train(folder: RunFolder, own: Own, stop: StopRequest, terminal: Tracker, opens: bool) -> Run:
-    recipe = folder.recipe()
-    splits = own.splits or open_data(recipe, stop, told_in_tenths(terminal))
+def _prepare_and_train(
+    folder: RunFolder, own: Own, stop: StopRequest, terminal: Tracker, world: World, opens: bool
+) -> Run:
+    recipe = world.from_main(folder.recipe)
+    splits = own.splits or open_data(recipe, stop, told_in_tenths(terminal, recipe.data))
     for note in splits.notes:
         terminal.message(f"data: {note}")
-    recipe = with_measured_constants(recipe, splits)
+    refuse_different_data(world, splits)
+    recipe = world.from_main(lambda: _complete(recipe, splits, own, terminal))
     plan = make_plan(recipe, splits)
-    folder.write_recipe(recipe)
-    store = folder.store(recipe.checkpoint.keep)
-    store.clean()
-    checkpoint = store.newest_whole(terminal.message, before=damaged_best(folder, recipe))
-    engine = choose_engine(recipe.train, plan.clock.total_steps)
-    if checkpoint:
-        saved = read_state(checkpoint)
-        _refuse_changes(folder, recipe, saved["recipe"])
-        _refuse_other_data(folder, splits, saved.get("data"))
-        engine = _same_engine(Engine(**saved["engine"]), engine, terminal)
+    checkpoint, saved = world.from_main(lambda: begun(folder, plan, terminal))
+    engine = choose_engine(recipe.train, plan.clock.total_steps, world)
+    if saved is not None:
+        engine = same_engine(saved, engine, terminal)
     engine.activate()
     network = build_network(plan, engine, own.model)
     if opens:
-        _open(plan, network, terminal)
-    job, state = build_job(plan, engine, network, stop.check)  # which may have decided against compiling
-    try:
-        return _train_with(folder, plan, job, state, checkpoint, own, stop, terminal)
-    except NonFiniteLoss as error:
-        if not job.engine.compiled:
-            raise
-        terminal.message(f"compiled: {error.message}; going back to the last checkpoint and on without compiling")
-        eager = replace(job.engine, compiled=False, why=f"eager: the compiled network diverged ({error.message})")
-        del network, job, state  # the device has no room for two
-        job, state = build_job(plan, eager, build_network(plan, eager, own.model), stop.check)
-        return _train_with(folder, plan, job, state, store.newest_whole(terminal.message), own, stop, terminal)
+        world.from_main(lambda: _open(plan, network, terminal))
+    world.start(engine.torch_device, recipe.train.collective_timeout)
+    asked, stop = stop, world.stop(stop)
+    synchronize_norms(plan, network, world)
+    job, state = build_job(plan, engine, network, stop.check, world)  # which may have decided against compiling
+    with mirrored(folder, plan, terminal.message, asked) if world.is_main else nullcontext() as on_saved:
+        try:
+            return _train_with(folder, plan, job, state, checkpoint, own, stop, terminal, on_saved)
+        except NonFiniteLoss as error:
+            if not job.engine.compiled:
+                raise
+            terminal.message(f"compiled: {error.message}; going back to the last checkpoint and on without compiling")
+            eager = replace(job.engine, compiled=False, why=f"eager: the compiled network diverged ({error.message})")
+            del network, job, state  # the device has no room for two
+            network = build_network(plan, eager, own.model)
+            synchronize_norms(plan, network, world)
+            job, state = build_job(plan, eager, network, stop.check, world)
+            checkpoint, _ = world.from_main(lambda: begun(folder, plan, terminal))
+            return _train_with(folder, plan, job, state, checkpoint, own, stop, terminal, on_saved)
+
+
+def _complete(recipe: Recipe, splits: Splits, own: Own, terminal: Tracker) -> Recipe:
+    """The recipe with what was left to the data and to the machine filled in, as the run's folder keeps it."""
+    return with_batch_size(with_measured_constants(recipe, splits), splits, terminal.message, own=own.model)
 
 
 def _open(plan: Plan, network: nn.Module, terminal: Tracker) -> None:
@@ -186,13 +246,45 @@ def _train_with(
     own: Own,
     stop: StopRequest,
     terminal: Tracker,
+    on_saved: Callable[[Path], None] | None,
 ) -> Run:
+    recipe, world = plan.recipe, job.world
+    job.engine.activate()
+    if checkpoint and world.is_main:
+        load_checkpoint(checkpoint, state)
+    world.share_state(state)
+    trackers = _tell_of_start(folder, plan, job, state, own, terminal, checkpoint) if world.is_main else Trackers([])
+    store = folder.store(recipe.checkpoint.keep, _keep_every(plan), beside_state(recipe, plan.splits))
+    store = replace(store, on_saved=on_saved)
+    try:
+        run_loop(job, state, store, trackers, stop)
+    finally:
+        job.data.close()
+        if world.is_main and own.pictures:
+            _draw_curves(folder, recipe, terminal)
+        if world.is_main and folder.curves_picture.exists():
+            trackers.image("training_curves", folder.curves_picture, state.step)
+        trackers.close()
+    summary = summarize(folder, plan, job, state, stop, own.names())
+    if world.is_main:
+        write_card(folder, recipe, summary)
+        write_json(folder.summary_file, summary)
+    return Run(folder.path, world.from_main(lambda: summary))
+
+
+def _tell_of_start(
+    folder: RunFolder,
+    plan: Plan,
+    job: Job,
+    state: TrainingState,
+    own: Own,
+    terminal: Tracker,
+    checkpoint: Path | None,
+) -> Trackers:
+    """What is written before the first step, and the trackers that hear of the others."""
     recipe, engine = plan.recipe, job.engine
-    engine.activate()
     folder.write_environment(engine, own.names())
     write_json(folder.classifier_file, describe_classifier(recipe, plan.splits))
-    if checkpoint:
-        load_checkpoint(checkpoint, state)
     metrics = MetricsFile(folder.metrics_file)
     metrics.cut_back(state.evaluated_at)  # the line of the checkpoint's own step may be still to come
     optional = _optional(folder, recipe, state.step if checkpoint else None)
@@ -209,22 +301,11 @@ def _train_with(
             "recipe": without_home(recipe).model_dump(mode="json", by_alias=True),
         }
     )
-    trackers.message(f"{engine.device}, {engine.threads} threads, {engine.why}")
+    many = f"{engine.processes} processes ({engine.backend}), each " if job.world.is_shared else ""
+    trackers.message(f"{many}{engine.device}, {engine.threads} threads, {engine.why}")
     if folder.samples_picture.exists():
         trackers.image("samples", folder.samples_picture, state.step)
-    store = folder.store(recipe.checkpoint.keep, _keep_every(plan), _beside_state(recipe, plan.splits))
-    try:
-        run_loop(job, state, store, trackers, stop)
-    finally:
-        if own.pictures:
-            _draw_curves(folder, recipe, terminal)
-        if folder.curves_picture.exists():
-            trackers.image("training_curves", folder.curves_picture, state.step)
-        trackers.close()
-    summary = summarize(folder, plan, job, state, stop, own.names())
-    write_card(folder, recipe, summary)
-    write_json(folder.summary_file, summary)
-    return Run(folder.path, summary)
+    return trackers
 
 
 def _keep_every(plan: Plan) -> int | None:
@@ -254,63 +335,3 @@ def _optional(folder: RunFolder, recipe: Recipe, purge_step: int | None) -> list
         except (OSError, ImportError) as error:
             print(f"{name}: {error}; the run goes on without it", file=sys.stderr)
     return found
-
-
-def _same_engine(saved: Engine, chosen: Engine, terminal: Tracker) -> Engine:
-    """The engine the run was started with, so that a resume computes the same; another device only if that one is gone."""
-    if saved.torch_device.type != chosen.torch_device.type:
-        terminal.message(
-            f"the run was started on {saved.device}; this machine has {chosen.device}: it goes on, but not bit for bit"
-        )
-        return chosen
-    if saved.threads > usable_cores():
-        terminal.message(f"the run was started with {saved.threads} threads; here it may use {usable_cores()} cores")
-    return saved
-
-
-def _refuse_changes(folder: RunFolder, recipe: Recipe, saved: dict[str, Any]) -> None:
-    # Read again first: keys that are newer than the checkpoint take their defaults.
-    now, then = (_what_decides(chosen) for chosen in (recipe, validate(_without_unset(saved))))
-    changes = [f"{key}: was {was!r}, is {now_is!r}" for key, was, now_is in _differences(then, now)]
-    if changes:
-        raise UsageError(
-            f"{folder.recipe_file}: the recipe has changed since the checkpoint: {'; '.join(changes)}",
-            hint="put it back to resume, or start a new run: `groundup train` with the changed file",
-        )
-
-
-def _without_unset(saved: dict[str, Any]) -> dict[str, Any]:
-    """A recipe out of a checkpoint. Earlier versions wrote null for what a phase leaves as it is."""
-    phases = [
-        {**phase, "set": {key: value for key, value in phase["set"].items() if value is not None}}
-        for phase in saved.get("phases", ())
-    ]
-    return {**saved, "phases": phases}
-
-
-def _what_decides(recipe: Recipe) -> dict[str, Any]:
-    """The recipe without what changes no result: where pixels are kept (a run that ran out of memory goes on with less), what is
-    tracked, checked and said about it."""
-    written = recipe.model_dump(mode="json", by_alias=True)
-    written["data"].pop("cache")
-    return {key: value for key, value in written.items() if key not in ("about", "claim", "check", "cost", "track")}
-
-
-def _beside_state(recipe: Recipe, splits: Splits) -> dict[str, Any]:
-    """What a resume has to find unchanged; saved with every checkpoint."""
-    return {"recipe": recipe.model_dump(mode="json", by_alias=True), "data": splits.fingerprint}
-
-
-def _refuse_other_data(folder: RunFolder, splits: Splits, saved: str | None) -> None:
-    if saved not in (None, splits.fingerprint):
-        raise UsageError(
-            f"{folder.path}: the data has changed since the checkpoint (fingerprint {saved}, now {splits.fingerprint})",
-            hint="put it back to resume (data handed in from Python has to be handed in again), or start a new run",
-        )
-
-
-def _differences(was: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(was, dict) and isinstance(now, dict):
-        keys = sorted(was.keys() | now.keys())
-        return [d for k in keys for d in _differences(was.get(k), now.get(k), f"{key}.{k}" if key else k)]
-    return [] if was == now else [(key, was, now)]

@@ -3,7 +3,9 @@
 from groundup.training.average import AVERAGES, Average, AverageSettings, EMASettings, NoAverage, SWASettings
 from groundup.training.checkpoint import AVERAGE, MODEL, CheckpointStore, load_checkpoint, load_weights, read_state
 from groundup.training.compiling import check_agreement, compile_network
+from groundup.training.distributed import LostProcess, World, is_launched, job_id, share_of, together
 from groundup.training.engine import Engine, choose_engine
+from groundup.training.gradients import check_equal_parts, gradients_of
 from groundup.training.live import LiveSchedule, LiveValues
 from groundup.training.loop import Job, train, train_step
 from groundup.training.order import SampleOrder
@@ -15,6 +17,7 @@ from groundup.training.settings import (
     Phase,
     StopSettings,
     TrainSettings,
+    mirror_problem,
 )
 from groundup.training.state import Sums, TrainingState
 from groundup.training.watch import NonFiniteLoss
@@ -34,6 +37,7 @@ __all__ = [
     "LivePatch",
     "LiveSchedule",
     "LiveValues",
+    "LostProcess",
     "NoAverage",
     "NonFiniteLoss",
     "Phase",
@@ -44,12 +48,20 @@ __all__ = [
     "Sums",
     "TrainSettings",
     "TrainingState",
+    "World",
     "check_agreement",
+    "check_equal_parts",
     "choose_engine",
     "compile_network",
+    "gradients_of",
+    "is_launched",
+    "job_id",
     "load_checkpoint",
     "load_weights",
+    "mirror_problem",
     "read_state",
+    "share_of",
+    "together",
     "train",
     "train_step",
 ]

@@ -36,13 +36,14 @@ class CheckpointStore:
     """The `checkpoints/` folder of a run. `keep`: how many of the newest are kept; the best is always kept, and so are those at
     multiples of `keep_every` steps.
 
-    `extra`: plain values saved with every checkpoint, beside the state.
+    `extra`: plain values saved with every checkpoint, beside the state. `on_saved`: told of every checkpoint that is whole on disk.
     """
 
     folder: Path
     keep: int = 2
     keep_every: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    on_saved: Callable[[Path], None] | None = None
 
     def save(self, state: TrainingState, engine: Mapping[str, Any]) -> Path:
         """Write the state after `state.step` updates and point `last` to it. On a full disk the older ones stay as they are."""
@@ -73,6 +74,8 @@ class CheckpointStore:
         if state.best and state.best["step"] == state.step:
             self.point("best", target)
         self._prune(target)
+        if self.on_saved:
+            self.on_saved(target)
         return target
 
     def _write(self, folder: Path, state: TrainingState, engine: Mapping[str, Any]) -> None:

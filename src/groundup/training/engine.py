@@ -15,6 +15,7 @@ import torch
 
 from groundup.basis.errors import UsageError
 from groundup.basis.machine import usable_cores
+from groundup.training.distributed import World
 from groundup.training.settings import TrainSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -25,7 +26,8 @@ COMPILE_PAYS_FROM = 3000
 @dataclass(frozen=True)
 class Engine:
     """`device`: a torch device string; `threads`: CPU threads; `compiled`: whether the network is compiled; `why`: in words;
-    `deterministic`: only kernels that repeat bit for bit (a GPU's choice; a CPU's always do)."""
+    `deterministic`: only kernels that repeat bit for bit (a GPU's choice; a CPU's always do); `processes`: how many train
+    together; `backend`: what carries their gradients, None for one process alone."""
 
     device: str
     threads: int
@@ -34,6 +36,8 @@ class Engine:
     channels_last: bool
     why: str
     deterministic: bool = False
+    processes: int = 1
+    backend: str | None = None
 
     @property
     def torch_device(self) -> torch.device:
@@ -72,21 +76,48 @@ class Engine:
         return asdict(self)
 
 
-def choose_engine(settings: TrainSettings, total_steps: int) -> Engine:
-    """The engine for this machine; UsageError if the recipe asks for what the machine has not."""
-    device = _device(settings.device)
+def choose_engine(settings: TrainSettings, total_steps: int, world: World | None = None) -> Engine:
+    """The engine for this machine; UsageError if the recipe asks for what the machine has not. `world`: the processes that train
+    together; each takes a GPU of its own, or its share of the cores."""
+    world = world or World()
+    device = _of_this_process(_device(settings.device), world)
+    if settings.sync_batch_norm and device.type != "cuda":
+        raise UsageError(
+            f"train.sync_batch_norm=true: torch synchronises batch norm on CUDA GPUs only, not on {device}; allowed here: false",
+            hint="set train.sync_batch_norm=false: each process then normalises by its own images",
+        )
     precision, why_precision = _precision(settings.precision, device)
     compiled, why_compile = _compile(settings.compile, device, total_steps)
     why = f"{precision}: {why_precision}; {'compiled' if compiled else 'eager'}: {why_compile}"
     return Engine(
         str(device),
-        settings.threads or usable_cores(),
+        settings.threads or max(1, usable_cores() // world.local_size),
         precision,
         compiled,
         settings.channels_last,
         why,
         settings.deterministic,
+        world.size,
+        None if not world.is_shared else "nccl" if device.type == "cuda" else "gloo",
     )
+
+
+def _of_this_process(device: torch.device, world: World) -> torch.device:
+    """The device of one of several processes on a machine: the GPU of its number."""
+    if not world.is_shared or device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise UsageError(
+            f"train.device: {device} does not carry several processes; allowed under torchrun: cpu, cuda",
+            hint="start the run without torchrun, or set train.device=cpu",
+        )
+    count = torch.cuda.device_count()
+    if world.local_size > count or (device.index is not None and world.local_size > 1):
+        raise UsageError(
+            f"train.device={str(device)!r}: {world.local_size} processes on a machine with {count} GPUs; each needs one of its own",
+            hint=f"torchrun --nproc-per-node {count}, and train.device=auto or cuda",
+        )
+    return device if device.index is not None else torch.device("cuda", world.local_rank)
 
 
 def _device(name: str) -> torch.device:

@@ -24,7 +24,9 @@ from groundup.optim import LossParts, SAMSettings, apply_rates, frozen_norm_stat
 from groundup.tracking import Trackers
 from groundup.training import stopping
 from groundup.training.checkpoint import CheckpointStore
+from groundup.training.distributed import World
 from groundup.training.engine import Engine
+from groundup.training.gradients import Gradients
 from groundup.training.live import LiveSchedule, LiveValues
 from groundup.training.order import SampleOrder
 from groundup.training.rates import Rates
@@ -41,7 +43,8 @@ class Job:
     `class_weights`: float (C,) on the device; `flops`: forward FLOPs of one image per input size in px; `forward`: the network,
     compiled or not; `evaluate`: gives the numbers of a network on the split that selects (may raise `Interrupted`), None without
     one; `norm_images`: normalised clean training images, float (B, 3, S, S), for the batch-norm statistics of an average; `loss`:
-    that of a part of a batch, as a sum and a denominator.
+    that of a part of a batch, as a sum and a denominator; `world`: the processes that train together, each a part of every batch;
+    `gradients`: adds up theirs.
     """
 
     seed: int
@@ -68,6 +71,8 @@ class Job:
     sam: SAMSettings | None = None
     stop: StopSettings = field(default_factory=StopSettings)
     step_every: int = 10
+    world: World = field(default_factory=World)
+    gradients: Gradients = field(default_factory=Gradients)
 
     def is_due(self, every: int, step: int) -> bool:
         """Whether something done every `every` steps, and at the end, is due after `step` updates."""
@@ -178,24 +183,29 @@ def draw(job: Job, step: int, live: LiveValues) -> Drawn:
 
 
 def add_gradients(job: Job, state: TrainingState, batch: Drawn, live: LiveValues) -> tuple[Tensor, Tensor]:
-    """Forward and backward over the micro-batches: adds the gradient of the batch's loss to the parameters.
+    """Forward and backward over the micro-batches of this process: gives the parameters the gradient of the batch's loss.
 
-    Returns the sum of the losses and the number of right answers (under mixing: the sum of the shares that were hit).
+    Returns the sum of the losses and the number of right answers (under mixing: the sum of the shares that were hit), as the
+    gradient over all processes.
     """
-    seed_dropout(job.engine.torch_device, seed_from(job.seed, "dropout", state.step, 0))
+    seed_dropout(job.engine.torch_device, seed_from(job.seed, "dropout", state.step, job.world.rank))
     total, correct = torch.zeros((2,), device=batch.indices.device)
-    for part in parts(len(batch.indices), job.train.micro_batch):
-        images = augment.apply(live.policy, job.data.take(batch.places[part])[0], batch.policy, part)
+    share = job.world.share(len(batch.indices))
+    for part in parts(len(batch.indices), job.train.micro_batch, share):
+        # Partners are at hand inside whole groups; what is not of this part is cut off again.
+        whole = part if batch.mixed is None else augment.mix_groups(part, len(batch.indices))
+        images = augment.apply(live.policy, job.data.training(batch.places[whole], state.step), batch.policy, whole)
         images = augment.normalize(images, job.mean, job.std, live.resolution)
         if batch.mixed is not None:
-            images = augment.apply_mix(images, batch.mixed, part)
+            images = augment.apply_mix(images, batch.mixed, whole)[part.start - whole.start : part.stop - whole.start]
         with job.engine.autocast():
             logits = job.forward(images)
         loss, _ = job.loss(logits, batch.targets[part], live.label_smoothing, job.class_weights)
+        job.gradients.expect(last=part.stop == share.stop)
         state.scaler.scale(loss / batch.weight).backward()
         total = total + loss.detach()
         correct = correct + hits(logits.detach(), batch.targets[part])
-    return total, correct
+    return job.gradients.summed(total, correct)
 
 
 def hits(logits: Tensor, targets: Tensor) -> Tensor:
@@ -247,14 +257,14 @@ def batch_of(job: Job, step: int) -> tuple[Tensor, augment.Batch]:
     epoch, indices = job.order.at(step)
     # Elsewhere than on CUDA a copy that nobody waits for may be read before it has arrived.
     indices = indices.to(device, non_blocking=device.type == "cuda")
-    return indices, augment.Batch(indices, epoch, job.seed, job.image_size, job.mean, device)
+    return indices, augment.Batch(indices, epoch, job.seed, job.data.side(step), job.mean, device)
 
 
-def parts(count: int, micro_batch: int | None) -> Iterator[slice]:
-    """Cut a batch of `count` images into micro-batches; the last may be short."""
-    size = micro_batch or count
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
+def parts(count: int, micro_batch: int | None, share: slice | None = None) -> Iterator[slice]:
+    """Cut a batch of `count` images, or only a share of it, into micro-batches; the last may be short."""
+    share = share or slice(0, count)
+    for start in range(share.start, share.stop, micro_batch or count):
+        yield slice(start, min(start + (micro_batch or count), share.stop))
 
 
 def label_weight(targets: Tensor, class_weights: Tensor | None) -> Tensor:
@@ -352,6 +362,7 @@ def require_finite(state: TrainingState) -> dict[str, float]:
 
 
 def save(job: Job, state: TrainingState, store: CheckpointStore) -> None:
-    """Write a checkpoint, with the engine that the run has to go on with. A run that has diverged is not saved."""
+    """Write a checkpoint, with the engine that the run has to go on with; process 0 does. A run that has diverged is not saved."""
     require_finite(state)
-    store.save(state, job.engine.to_dict())
+    if job.world.is_main:
+        store.save(state, job.engine.to_dict())

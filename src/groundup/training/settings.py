@@ -1,13 +1,19 @@
 """Settings of the training room: the `train`, `phases`, `stop`, `evaluate` and `checkpoint` sections of a recipe."""
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     ConfigDict,
     Field,
+    PlainSerializer,
     PositiveInt,
     SerializationInfo,
     SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -27,11 +33,27 @@ Metric = Literal[
 ]
 
 
+def _auto_or_number(value: Any, number: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return value if value == "auto" else number(value)
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "int_parsing":
+            raise ValueError("needs a valid integer, or auto") from None
+        raise
+
+
+# A number wherever steps are made: only the recipe that a person wrote says `auto` (`TrainSettings.finds_batch_size`).
+BatchSize = Annotated[PositiveInt, WrapValidator(_auto_or_number), PlainSerializer(lambda value: value)]
+
+
 class TrainSettings(Settings):
     """How the training steps are made."""
 
     epochs: float = Field(gt=0, description="Length of the run in passes over the training split; may be fractional.")
-    batch_size: PositiveInt = Field(description="Images per step (one optimizer update), over all micro-batches.")
+    batch_size: BatchSize = Field(
+        description="Images per step (one optimizer update), over all micro-batches. auto: the largest that fits into memory, at "
+        "most 1024 and a tenth of the training split; it is found before the first step and written into the run's recipe."
+    )
     micro_batch: PositiveInt | None = Field(
         None,
         description="Most images in one forward pass; gradients of the parts are accumulated. null: the whole batch.",
@@ -49,7 +71,8 @@ class TrainSettings(Settings):
         "auto", description="auto, cpu, cuda, cuda:N or mps; auto takes the first accelerator there is."
     )
     threads: PositiveInt | None = Field(
-        None, description="CPU threads; null takes one per core that the process may use."
+        None,
+        description="CPU threads; null takes one per core that the process may use, shared among the processes of a machine.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
@@ -66,10 +89,22 @@ class TrainSettings(Settings):
     clip_norm: float | None = Field(
         None, gt=0, description="Largest norm of the gradient; longer ones are scaled down."
     )
+    sync_batch_norm: bool = Field(
+        False,
+        description="With several processes, whether batch norm sees the images of all of them (GPUs only), or each its own.",
+    )
+    collective_timeout: float = Field(
+        600.0, gt=0, description="Seconds after which a process that waits for the others gives up."
+    )
+
+    @property
+    def finds_batch_size(self) -> bool:
+        """Whether the batch is still to be found: `auto`."""
+        return not isinstance(self.batch_size, int)
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "TrainSettings":
-        if self.micro_batch is not None and self.micro_batch > self.batch_size:
+        if not self.finds_batch_size and self.micro_batch is not None and self.micro_batch > self.batch_size:
             raise ValueError(f"micro_batch {self.micro_batch} is larger than batch_size {self.batch_size}")
         return self
 
@@ -191,3 +226,36 @@ class CheckpointSettings(Settings):
     keep_every: Duration | None = Field(
         None, description="Also keep, for good, the checkpoints at multiples of this; null: none."
     )
+    mirror: str | None = Field(
+        None,
+        description="Where checkpoints are copied to in the background: s3://bucket/prefix, file:///folder, hf:owner/name, or "
+        "another URL that fsspec writes to; null: nowhere. Credentials come from the environment, never from here.",
+    )
+    mirror_keep: int = Field(2, ge=1, description="How many checkpoints the mirror keeps, besides the best.")
+    mirror_every: Duration | None = Field(
+        None,
+        description="At least so much training between two copies; null: every checkpoint. The last always is copied.",
+    )
+
+    @field_validator("mirror")
+    @classmethod
+    def _is_a_place(cls, url: str | None) -> str | None:
+        if url is not None and (problem := mirror_problem(url)):
+            raise ValueError(problem)
+        return url
+
+
+def mirror_problem(url: str) -> str | None:
+    """What is wrong with the address of a mirror, or None. It must hold no credentials: it is written into recipe.yaml."""
+    if re.search(r"//[^/]*@", url) or re.search(r"[?#]", url):
+        return (
+            "an address with a user, a password or a query is refused, because it is written into recipe.yaml; credentials come "
+            "from the environment or the client's own configuration"
+        )
+    if url.startswith("hf:"):
+        return None if re.fullmatch(r"hf:[\w.-]+/[\w.-]+", url) else "a repository of the Hub is written hf:owner/name"
+    if re.match(r"https?:", url):
+        return "a web server can be read but not written to"
+    if re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/][^\s]*|file:///[^\s]+", url):
+        return None
+    return "allowed: s3://bucket/prefix, file:///folder, hf:owner/name, or another fsspec address, scheme://place"

@@ -1,0 +1,158 @@
+"""Runs of some steps that one or several processes make together; `test_distributed.py` compares their outcomes.
+
+As a script, `together.py FOLDER`, it makes every run of `RUNS` with the processes that the environment names, and saves them in
+FOLDER. Imported, `outcome` makes one in this process alone.
+"""
+
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundup.basis.interruption import Interrupted, StopRequest
+from groundup.runs.prepare import SharedSplit, build_job, build_network, make_plan
+from groundup.tracking import MetricsFile, Trackers
+from groundup.tracking.jsonl import read as read_metrics
+from groundup.training import World, choose_engine, load_checkpoint, together, train
+
+# 144 images for training and 36 for validation. With three processes nothing divides evenly.
+_MIX = {"methods": [{"name": "cutmix"}, {"name": "mixup", "alpha": 0.4}], "per": "sample"}
+RUNS: dict[str, dict[str, Any]] = {
+    # The last batch of an epoch has one image: two of three processes have nothing to do.
+    "odd batches": {
+        "train": {"batch_size": 13, "drop_last": False, "epochs": 2, "clip_norm": 1.0},
+        "augment": {"policy": [{"name": "pad_crop", "pad": 1}, {"name": "flip"}]},
+        "evaluate": {"batch_size": 5},
+    },
+    "mixing and accumulation": {
+        "data": {"cache": "none"},
+        "train": {"batch_size": 140, "micro_batch": 64, "epochs": 6},
+        "mix": _MIX,
+        "loss": {"name": "cross_entropy", "label_smoothing": 0.1, "class_weights": "balanced"},
+        "average": {"name": "ema", "horizon": "3step"},
+    },
+    "sam and small parts": {
+        "train": {"batch_size": 50, "micro_batch": 7, "epochs": 2},
+        "optimizer": {"name": "adamw", "sam": {"rho": 0.05}},
+        "schedule": {"name": "one_cycle", "max_lr": 0.002},
+        "average": {"name": "swa", "start": "0.3dur", "every": "1step"},
+    },
+}
+
+
+class WithoutNorm(nn.Module):
+    """A small network without batch norm, with a parameter that is never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.norm = nn.GroupNorm(4, 16)
+        self.last = nn.Linear(16, 10)
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.second(torch.relu(self.first(x)))))
+        result: Tensor = self.last(x.mean((2, 3)))
+        return result
+
+
+class AfterChecks(StopRequest):
+    """Asks to stop at a check of its own."""
+
+    def __init__(self, checks: int | None) -> None:
+        super().__init__()
+        self._left = checks or 0
+
+    @property
+    def pending(self) -> Interrupted | None:
+        self._left -= 1
+        return Interrupted("SIGTERM", 143) if self._left < 0 else None
+
+
+def laboratory() -> Any:
+    """The laboratory of this folder's conftest."""
+    spec = importlib.util.spec_from_file_location("laboratory", Path(__file__).with_name("conftest.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["laboratory"] = module
+    spec.loader.exec_module(module)
+    return module.Lab()
+
+
+def outcome(
+    lab: Any, changes: Mapping[str, Any], world: World, folder: Path, *, own: bool = True, stop_after: int | None = None
+) -> dict[str, Any]:
+    """Train in `folder` from its newest checkpoint, with the network above or the recipe's, and say what came out."""
+    recipe = lab.recipe(changes)
+    plan = make_plan(recipe, lab.splits(recipe))
+    engine = choose_engine(recipe.train, plan.clock.total_steps, world)
+    engine.activate()
+    asked = stop_after is not None and world.rank == world.size - 1
+    agreed = world.stop(AfterChecks(stop_after) if asked else StopRequest())
+    network = build_network(plan, engine, WithoutNorm() if own else None)
+    job, state = build_job(plan, engine, network, agreed.check, world)
+    store = lab.store(folder)
+    checkpoint = store.newest_whole(print) if world.is_main else None
+    if checkpoint:
+        load_checkpoint(checkpoint, state)
+    world.share_state(state)
+    metrics = MetricsFile(folder / "metrics.jsonl")
+    trackers = Trackers([], essential=[metrics] if world.is_main else [])
+
+    stopped = None
+    try:
+        train(job, state, store, trackers, agreed)
+    except Interrupted as interrupted:
+        stopped = interrupted.reason
+    metrics.close()
+    split = plan.splits.validation
+    assert split is not None
+    few = SharedSplit.of(split.subset(torch.arange(2).numpy()), plan, engine, world)
+    logits, labels = map(world.gather, few.logits(state.model, recipe, engine, world.stop(StopRequest()).check))
+    average = {} if state.average is None else state.average.network.state_dict()
+    same = torch.cat([tensor.double().flatten() for tensor in state.model.state_dict().values()])
+    everywhere = world.sum(same.clone()) / world.size
+    return {
+        "weights": state.model.state_dict(),
+        "average": average,
+        "numbers": {k: v for k, v in state.to_dict()["numbers"].items() if k != "seconds"},
+        "metrics": [
+            {k: v for k, v in line.items() if k not in ("seconds", "images_per_second")}
+            for line in (read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else [])
+        ],
+        "two images": (logits, labels),
+        "the same everywhere": bool(world.sum((everywhere - same).abs().max()) < 1e-12),
+        "stopped": stopped,
+    }
+
+
+def main(folder: Path) -> None:
+    """Every run, and one that is stopped and resumed."""
+    lab = laboratory()
+    with together() as world:
+        world.start(torch.device("cpu"), 60)
+        for name, changes in RUNS.items():
+            with tempfile.TemporaryDirectory() as place:
+                result = outcome(lab, changes, world, Path(place))
+            if world.is_main:
+                torch.save(result, folder / f"{name}.pt")
+        place = folder / f"stopped by {world.rank}"
+        batch_norm = {"train": {"batch_size": 13, "epochs": 1}, "checkpoint": {"every": "100step"}}
+        parts = {
+            "stopped": outcome(lab, batch_norm, world, place, own=False, stop_after=3),
+            "resumed": outcome(lab, batch_norm, world, place, own=False),
+            "uninterrupted": outcome(lab, batch_norm, world, folder / f"whole of {world.rank}", own=False),
+        }
+        if world.is_main:
+            torch.save(parts, folder / "parts.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
