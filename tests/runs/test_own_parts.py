@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import groundup
-from groundup.basis.errors import CheckpointError, UsageError
+from groundup.basis.errors import UsageError
 from groundup.data import ImageSet, Splits
 from groundup.recipe import load_recipe
 
@@ -47,7 +47,7 @@ def test_own_network_and_own_data_are_trained_and_loaded(tmp_path: Path) -> None
     assert (run.summary["classes"], run.summary["images"], run.summary["train_images"]) == (3, 60, 120)
     classifier = groundup.load(run.folder, model=Brightness())
     assert classifier.predict(np.full((12, 12, 3), 250, np.uint8))[0][0] == "bright"
-    with pytest.raises(CheckpointError, match="of another network"):
+    with pytest.raises(UsageError, match="a network of its own, Brightness"):
         groundup.load(run.folder)
 
 
