@@ -44,8 +44,12 @@ format: setup ## let ruff put everything into shape
 	$(BIN)/ruff check --fix src tests bench
 	$(BIN)/ruff format src tests bench
 
-bench: setup ## the short measurements of bench/
+bench: setup ## the short measurements of bench/: minutes, no data needed
 	$(BIN)/python bench/loop_cost.py digits
+	$(BIN)/python bench/start.py
+	$(BIN)/python bench/trivial_augment.py
+	$(BIN)/python bench/notebook.py digits
+	$(BIN)/python bench/scale.py --check
 
 clean: ## remove the environment and the caches; runs are kept
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build dist
