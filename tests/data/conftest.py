@@ -108,11 +108,13 @@ def save_tar() -> Save:
 
 
 class Served:
-    """A web server on loopback. `asked`: what was asked of it; `failures`: how many next GETs of shards are answered by 503."""
+    """A web server on loopback. `asked`: what was asked of it; `failures`: how many next GETs of shards are answered by 503;
+    `secretive`: it answers 403 for what is not there, as S3 does for those who may not list."""
 
     def __init__(self, folder: Path) -> None:
         self.asked: list[str] = []
         self.failures = 0
+        self.secretive = False
         outer = self
 
         class Handler(http.server.SimpleHTTPRequestHandler):
@@ -124,6 +126,8 @@ class Served:
                 if outer.failures and self.path.endswith((".tar", ".parquet")):
                     outer.failures -= 1
                     self.send_error(503)
+                elif outer.secretive and not Path(self.translate_path(self.path)).is_file():
+                    self.send_error(403)
                 else:
                     super().do_GET()
 

@@ -37,6 +37,12 @@ def test_an_incomplete_source_is_refused_with_its_form(source: str) -> None:
         DataSettings(source=source)
 
 
+@pytest.mark.parametrize("source", ["folder:x?streaming", "arrays:x.npz?streaming"])
+def test_what_cannot_be_streamed_says_so(source: str) -> None:
+    with pytest.raises(ValidationError, match=r"\?streaming is for hub, parquet"):
+        DataSettings(source=source)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"validation": 1.0}, {"validation": -0.1}, {"limit": 0}, {"resolution": 0}, {"resize": "fit"}]
 )

@@ -1,5 +1,6 @@
 """Packing into shards: the same pixels, the same bytes every time, and nothing lost when it is killed."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -18,7 +19,7 @@ from PIL import Image
 
 from groundup.basis.errors import DataError, UsageError
 from groundup.data import DataSettings, ImageSet, load_splits
-from groundup.data.pack import PackSettings, pack
+from groundup.data.pack import LOCK_FILE, PackSettings, pack
 from groundup.data.shard_index import ShardIndex
 
 Save = Callable[..., Path]
@@ -34,7 +35,9 @@ def folder(tmp_path: Path, save_folder: Save) -> str:
 
 
 def hashes(place: Path) -> dict[str, str]:
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(place.iterdir())}
+    """Of all files but the lock, which a call that was stopped leaves."""
+    files = (file for file in sorted(place.iterdir()) if file.suffix != ".lock")
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def images(part: ImageSet | None) -> list[tuple[int, bytes]]:
@@ -146,6 +149,65 @@ def test_a_folder_that_holds_something_else_is_refused(folder: str, tmp_path: Pa
         pack(DataSettings(source=folder), tmp_path / "first", PackSettings(seed=1))
     with pytest.raises(UsageError, match="source was"):
         pack(DataSettings(source="digits"), tmp_path / "first", PackSettings())
+    assert not (tmp_path / "first" / LOCK_FILE).exists()
+
+
+def test_other_columns_of_the_same_source_are_something_else(tmp_path: Path, save_parquet: Save) -> None:
+    save_parquet(tmp_path / "p" / "train-0.parquet", {"fine": [0, 1, 2, 3] * 3, "coarse": [0, 0, 1, 1] * 3})
+    source = f"parquet:{tmp_path / 'p'}"
+    pack(DataSettings(source=source, label="fine"), tmp_path / "out", PackSettings())
+    with pytest.raises(UsageError, match="label was 'fine', is 'coarse'"):
+        pack(DataSettings(source=source, label="coarse"), tmp_path / "out", PackSettings())
+
+
+def test_a_second_call_into_the_same_folder_is_refused_while_the_first_goes_on(folder: str, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def check() -> None:
+        if not refused and list((tmp_path / "out").glob("train-*")):
+            with pytest.raises(UsageError, match="another `groundup data pack`") as caught:
+                pack(DataSettings(source=folder), tmp_path / "out", PackSettings(shard_mb=0.02))
+            refused.append(str(caught.value))
+
+    pack(DataSettings(source=folder), tmp_path / "out", PackSettings(shard_mb=0.02), check=check)
+    assert len(refused) == 1
+    pack(DataSettings(source=folder), tmp_path / "whole", PackSettings(shard_mb=0.02))
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+    assert not [file for file in (tmp_path / "out").iterdir() if file.name.startswith(".")]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("spoil", ["remove", "truncate"])
+def test_a_shard_that_is_gone_or_cut_is_packed_again(folder: str, tmp_path: Path, spoil: str, finished: bool) -> None:
+    settings = PackSettings(shard_mb=0.02)
+    pack(DataSettings(source=folder), tmp_path / "whole", settings)
+    stop_after = 3
+
+    def check() -> None:
+        if not finished and len(list((tmp_path / "out").glob("train-*"))) >= stop_after:
+            raise Stop
+
+    with contextlib.suppress(Stop):
+        pack(DataSettings(source=folder), tmp_path / "out", settings, check=check)
+    assert (tmp_path / "out" / "index.json").exists() is finished
+    shard = tmp_path / "out" / "train-000001.tar"
+    shard.unlink() if spoil == "remove" else shard.write_bytes(shard.read_bytes()[:-512])
+    pack(DataSettings(source=folder), tmp_path / "out", settings)
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("suffix", ["", "?streaming"])
+def test_parquet_files_of_a_call_that_has_not_finished_are_not_taken_for_all(
+    folder: str, tmp_path: Path, suffix: str
+) -> None:
+    def check() -> None:
+        if list((tmp_path / "out").glob("train-*")):
+            raise Stop
+
+    with pytest.raises(Stop):
+        pack(DataSettings(source=folder), tmp_path / "out", PackSettings("parquet", shard_mb=0.02), check=check)
+    with pytest.raises(DataError, match="has not finished this folder"):
+        load_splits(DataSettings(source=f"parquet:{tmp_path / 'out'}{suffix}"))
 
 
 def test_larger_images_are_brought_to_a_shorter_side_and_others_stay(

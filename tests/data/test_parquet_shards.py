@@ -6,10 +6,12 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from groundup.basis.errors import DataError, UsageError
-from groundup.data import DataSettings, load_splits
+from groundup.data import DataSettings, load_splits, parquet_shards, remote
 from groundup.data.pack import PackSettings, pack
 
 Save = Callable[..., Path]
@@ -80,6 +82,51 @@ def test_packed_files_come_from_disk_and_over_http_whole_or_streamed(
     for source in sources:
         with pytest.raises(DataError, match=r"train-000000\.parquet"):
             load_splits(DataSettings(source=source))
+
+
+def test_two_image_columns_of_one_file_are_kept_apart(tmp_path: Path, picture: Picture) -> None:
+    columns: dict[str, list[Any]] = {"label": [0, 1] * 3}
+    for name, start in (("photo", 0), ("mask", 50)):
+        columns[name] = [{"bytes": _png(picture(start + number))} for number in range(6)]
+    (tmp_path / "p").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "p" / "train-0.parquet")
+    pq.write_table(pa.table(columns), tmp_path / "p" / "test-0.parquet")
+    for name, start in (("photo", 0), ("mask", 50)):
+        splits = load_splits(DataSettings(source=f"parquet:{tmp_path / 'p'}?streaming", image=name))
+        np.testing.assert_array_equal(splits.train.read(np.arange(6)), [picture(start + i) for i in range(6)])
+
+
+def test_damage_inside_a_file_is_not_taken_for_a_full_disk(files: Path) -> None:
+    file = files / "train-00001-of-00002.parquet"
+    content = bytearray(file.read_bytes())
+    content[4:40] = bytes(36)
+    file.write_bytes(content)
+    splits = load_splits(DataSettings(source=f"parquet:{files}?streaming"))
+    with pytest.raises(DataError, match=r"shard .*train-00001-of-00002\.parquet is damaged"):
+        splits.train.read(np.arange(12))
+
+
+def test_a_failed_request_for_labels_is_made_again(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+    fsspec = pytest.importorskip("fsspec")
+    for file in files.iterdir():
+        with fsspec.open(f"memory://labels/{file.name}", "wb") as stream:
+            stream.write(file.read_bytes())
+    failures = [TimeoutError("late"), RuntimeError("Session is closed")]
+    read = remote.opened
+
+    def opened(url: str) -> Any:
+        if failures:
+            raise failures.pop()
+        return read(url)
+
+    monkeypatch.setattr(parquet_shards, "opened", opened)
+    urls = [f"memory://labels/train-0000{number}-of-00002.parquet" for number in range(2)]
+    source = parquet_shards.open_parquet_shards(
+        {"train": urls}, DataSettings(source="hub:a/b?streaming"), lambda: None, []
+    )
+    assert source.read().splits["train"].labels.tolist() == [0, 1, 2, 0, 1, 2, 2, 1, 0, 2, 1, 0]
+    assert not failures
 
 
 def test_a_packed_folder_is_read_by_its_own_door(files: Path, tmp_path: Path) -> None:

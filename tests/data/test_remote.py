@@ -1,7 +1,12 @@
 """Files by address: patterns, and what happens when a server fails."""
 
+import contextlib
+import http.server
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +78,44 @@ def test_a_server_that_does_not_answer_is_named(tmp_path: Path, no_waiting: None
 def test_an_address_with_a_password_is_refused_for_it_would_be_written_down(address: str) -> None:
     with pytest.raises(ValueError, match="holds a password or a token"):
         DataSettings(source=f"webdataset:{address}")
+
+
+def test_a_server_that_falls_silent_is_given_up_soon_and_one_that_is_slow_is_not(
+    tmp_path: Path, no_waiting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "SILENCE", 0.3)
+    pauses = [0.1] * 6  # longer than SILENCE together
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(pauses)))
+            self.end_headers()
+            for pause in pauses:
+                stopped.wait(pause)
+                with contextlib.suppress(OSError):
+                    self.wfile.write(b"x")
+                    self.wfile.flush()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    stopped = threading.Event()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/x.tar"
+    try:
+        fetch(url, tmp_path / "x", 6)
+        assert (tmp_path / "x").read_bytes() == b"x" * 6
+        pauses[1] = 20.0
+        began = time.monotonic()
+        with pytest.raises(DataError, match="could not be read, tried 4 times"):
+            fetch(url, tmp_path / "y", 6)
+        assert time.monotonic() - began < 10
+    finally:
+        stopped.set()
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_file_that_arrives_short_is_not_taken(tmp_path: Path, no_waiting: None) -> None:

@@ -82,6 +82,40 @@ def test_a_failure_leaves_nothing_and_what_a_killed_process_left_is_removed(cach
     work: Callable[[Path], None] = fail
     with pytest.raises(DataError, match="the network is gone"):
         store.open("a", work)
-    (store.folder / ".a.1234.tmp").write_bytes(b"half")
+    (store.folder / ".a.01234567.tmp").write_bytes(b"half")
+    (store.folder / ".a.01234567.tmp.tmp").write_bytes(b"half")
     assert opened(store, "a", []) == b"a" * 10
     assert sorted(path.name for path in store.folder.iterdir()) == [".a.lock", "a"]
+
+
+def test_what_is_being_made_under_a_longer_name_stays(cache: Path) -> None:
+    store = ShardStore(100)
+    other = store.folder / ".a.members.01234567.tmp"
+    store.folder.mkdir(parents=True)
+    other.write_bytes(b"under way")
+    opened(store, "a", [])
+    assert other.exists()
+
+
+def test_what_was_killed_under_a_name_that_is_never_asked_for_again_goes_after_a_while(cache: Path) -> None:
+    store = ShardStore(100)
+    store.folder.mkdir(parents=True)
+    old, new = store.folder / ".x.01234567.tmp", store.folder / ".y.01234567.tmp"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    opened(store, "a", [])
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_notes_of_checked_shards_are_no_shards(cache: Path) -> None:
+    store, made = ShardStore(15), list[str]()
+    note = store.folder / "checked" / "note"
+    note.parent.mkdir(parents=True)
+    note.write_bytes(b"")
+    os.utime(note.parent, (1, 1))
+    for key in "ab":
+        assert opened(store, key, made) == key.encode() * 10
+    assert note.exists()
+    assert not (store.folder / "a").exists()

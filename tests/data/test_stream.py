@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from groundup.basis.errors import UsageError
+from groundup.basis.errors import DataError, UsageError
 from groundup.data import (
     DataSettings,
     MemoryLoader,
@@ -64,6 +64,78 @@ def test_with_skip_the_next_whole_image_of_its_class_stands_in_and_is_told(damag
     np.testing.assert_array_equal(again.train.read(np.array([9])), [picture(11)])
 
 
+@pytest.fixture
+def damaged_test(damaged: str, tmp_path: Path, save_tar: Save, picture: Picture, png: Png) -> str:
+    """As `damaged`, with 6 test images of which the third is cut."""
+    samples = []
+    for number in range(6):
+        content = png(picture(30 + number))
+        samples.append((f"{number}", {"png": content[:60] if number == 2 else content, "cls": b"01"[number % 2 :][:1]}))
+    save_tar(tmp_path / "s" / "test-0.tar", samples)
+    return damaged
+
+
+def test_a_damaged_test_image_is_left_out_and_counted_and_no_other_is_evaluated_twice(
+    damaged_test: str, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):  # the second time it is known
+        splits = load_splits(DataSettings(source=damaged_test, on_bad_image="skip"))
+        assert splits.test is not None
+        assert splits.test.labels.tolist() == [0, 1, 1, 0, 1]
+        (images, labels), *more = MemoryLoader(splits.test, "cpu", "none").batches(10)
+        assert not more
+        np.testing.assert_array_equal(images.permute(0, 2, 3, 1), [picture(30 + i) for i in (0, 1, 3, 4, 5)])
+        assert labels.tolist() == [0, 1, 1, 0, 1]
+        assert [name.rpartition("/")[2] for name in splits.skipped] == ["test-0.tar image 2"]
+        assert any("1 damaged image" in note for note in splits.notes)
+        monkeypatch.setattr(StreamImages, "damaged_among", lambda *_: pytest.fail("looked twice"))
+
+
+def test_of_a_validation_split_that_is_carved_damaged_images_are_left_out(damaged: str, picture: Picture) -> None:
+    splits = load_splits(DataSettings(source=damaged, on_bad_image="skip", validation=0.6, split_seed=4))
+    assert splits.validation is not None
+    left_out = {int(name.rpartition(" ")[2]) + 5 * int(name.partition("train-")[2][0]) for name in splits.skipped}
+    carved = {int(i) for i in splits.validation.indices}
+    assert left_out == set(DAMAGED)
+    assert not carved & set(DAMAGED)
+    everything = carved | left_out | {int(i) for i in splits.train.indices}
+    assert everything == set(range(20))
+    wanted = [picture(number) for number in splits.validation.indices.tolist()]
+    np.testing.assert_array_equal(splits.validation.read(np.arange(len(splits.validation))), wanted)
+
+
+def test_a_test_image_that_is_damaged_later_is_not_replaced(damaged_test: str, tmp_path: Path) -> None:
+    splits = load_splits(DataSettings(source=damaged_test, on_bad_image="skip"))
+    assert splits.test is not None
+    content = bytearray((tmp_path / "s" / "test-0.tar").read_bytes())
+    content[520:600] = bytes(80)
+    (tmp_path / "s" / "test-0.tar").write_bytes(content)
+    with pytest.raises(UnreadableImage, match=r"test-0\.tar image 0"):
+        splits.test.read(np.arange(5))
+
+
+def test_without_a_resolution_the_first_whole_image_gives_the_size(
+    tmp_path: Path, save_tar: Save, picture: Picture, png: Png
+) -> None:
+    samples = [(f"{n}", {"png": png(picture(n)), "cls": str(n % 2).encode()}) for n in range(10)]
+    samples[0][1]["png"] = b"\x89PNG junk"
+    save_tar(tmp_path / "s" / "train-0.tar", samples)
+    splits = load_splits(DataSettings(source=f"webdataset:{tmp_path / 's'}", on_bad_image="skip"))
+    assert splits.image_size == 6
+
+
+def test_images_of_several_sizes_ask_for_a_resolution(
+    tmp_path: Path, save_tar: Save, picture: Picture, png: Png
+) -> None:
+    sizes = [(6, 6), (9, 7), (6, 6), (6, 6), (6, 6), (6, 6)]
+    samples = [(f"{n}", {"png": png(picture(n, *size)), "cls": str(n % 2).encode()}) for n, size in enumerate(sizes)]
+    for split in ("train", "test"):
+        save_tar(tmp_path / "s" / f"{split}-0.tar", samples)
+    splits = load_splits(DataSettings(source=f"webdataset:{tmp_path / 's'}"))
+    with pytest.raises(DataError, match=r"image 1 is 9x7 pixels, and the first is 6x6\nhint: set data\.resolution"):
+        splits.train.read(np.arange(2))
+
+
 def test_nothing_outside_the_split_stands_in(damaged: str) -> None:
     splits = load_splits(DataSettings(source=damaged, on_bad_image="skip", validation=0.5))
     assert splits.validation is not None
@@ -71,14 +143,15 @@ def test_nothing_outside_the_split_stands_in(damaged: str) -> None:
         name: set(part.indices.tolist()) for name, part in (("train", splits.train), ("validation", splits.validation))
     }
     assert own["train"].isdisjoint(own["validation"])
-    for part in (splits.train, splits.validation):
-        images = part.images
-        assert isinstance(images, StreamImages)
-        for position in set(DAMAGED) & set(part.indices.tolist()):
-            candidates = list(images._of_its_class(position))
-            assert candidates
-            assert set(candidates) <= set(part.indices.tolist())
-            assert {number % 2 for number in candidates} == {position % 2}
+    images = splits.train.images
+    assert isinstance(images, StreamImages)
+    damaged_here = set(DAMAGED) & own["train"]
+    assert damaged_here
+    for position in damaged_here:
+        candidates = list(images._of_its_class(position))
+        assert candidates
+        assert set(candidates) <= own["train"]
+        assert {number % 2 for number in candidates} == {position % 2}
 
 
 def test_a_part_of_a_stream_is_read_in_windows_of_its_own(damaged: str) -> None:

@@ -1,16 +1,20 @@
 """The door `webdataset:SHARDS`, on shards as other tools write them and as `groundup data pack` does."""
 
+import io
 import json
+import os
 import tarfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from groundup.basis.errors import DataError
-from groundup.data import DataSettings, Splits, load_splits, remote
+from groundup.basis.errors import DataError, UsageError
+from groundup.data import DataSettings, Splits, load_splits, remote, webdataset
 from groundup.data.pack import PackSettings, pack
 
 Save = Callable[..., Path]
@@ -219,6 +223,77 @@ def test_a_shard_that_the_server_loses_is_named(
     (packed / "train-000001.tar").unlink()
     with pytest.raises(DataError, match=r"train-000001\.tar: there is no such file"):
         splits.train.read(np.arange(7))
+
+
+def test_a_server_that_answers_403_for_what_is_not_there_gives_its_shards(
+    shards: Path, picture: Picture, served: Callable[[Path], Any]
+) -> None:
+    server = served(shards)
+    server.secretive = True
+    assert_is_whole(opened(f"{server.url}/in-{{train-0000,train-0001,test-0000}}.tar"), picture)
+    with pytest.raises(DataError, match=r"in-train-9\.tar: access was refused"):
+        opened(f"{server.url}/in-train-9.tar")
+
+
+def replace_image(file: Path, number: int, content: bytes) -> None:
+    """Another image in the place of the one with this number, in a tar file of the same size."""
+    size = file.stat().st_size
+    with tarfile.open(file) as archive:
+        files = [(member.name, archive.extractfile(member).read()) for member in archive.getmembers()]  # type: ignore[union-attr]
+    with tarfile.open(file, "w") as archive:
+        for name, old in files:
+            new = content if name == f"x/{number:04d}.png" else old
+            entry = tarfile.TarInfo(name)
+            entry.size = len(new)
+            archive.addfile(entry, io.BytesIO(new))
+    assert file.stat().st_size == size
+    os.utime(file, (10**9, 10**9))
+
+
+def test_another_image_changes_the_fingerprint_though_the_files_keep_their_size(
+    shards: Path, png: Png, picture: Picture
+) -> None:
+    before = opened(shards).fingerprint
+    replace_image(shards / "in-train-0001.tar", 5, png(picture(70)) + b"1")
+    after = opened(shards)
+    np.testing.assert_array_equal(after.train.read(np.array([5]))[0], picture(70))
+    assert after.fingerprint != before
+
+
+def test_a_file_that_was_replaced_on_a_server_is_fetched_again(
+    shards: Path, png: Png, picture: Picture, served: Callable[[Path], Any]
+) -> None:
+    place = f"{served(shards).url}/in-{{train-0000,train-0001,test-0000}}.tar"
+    np.testing.assert_array_equal(opened(place).train.read(np.array([5]))[0], picture(5))
+    replace_image(shards / "in-train-0001.tar", 5, png(picture(70)))
+    np.testing.assert_array_equal(opened(place).train.read(np.array([5]))[0], picture(70))
+
+
+def test_a_shard_that_is_named_twice_is_refused(shards: Path) -> None:
+    with pytest.raises(UsageError, match=r"in-train-0001\.tar is named twice"):
+        opened(f"{shards}/*.tar::{shards}/in-train-0001.tar")
+
+
+def test_a_folder_may_have_brackets_in_its_name(shards: Path, tmp_path: Path, picture: Picture) -> None:
+    assert_is_whole(opened(shards.rename(tmp_path / "shards [old]")), picture)
+
+
+def test_of_several_processes_that_start_together_one_finds_out_the_labels(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    labels_of = webdataset.labels_of
+
+    def counted(shard: Any, store: Any) -> Any:
+        looked.append(shard.name)
+        time.sleep(0.05)
+        return labels_of(shard, store)
+
+    monkeypatch.setattr(webdataset, "labels_of", counted)
+    with ThreadPoolExecutor(3) as pool:
+        prints = [splits.fingerprint for splits in pool.map(opened, [shards] * 3)]
+    assert len(looked) == 3
+    assert len(set(prints)) == 1
 
 
 def test_a_web_folder_without_an_index_says_what_to_write(shards: Path, served: Callable[[Path], Any]) -> None:

@@ -12,14 +12,16 @@ import torch
 from PIL import Image
 
 import groundup
+from groundup.augment import mix_groups
 from groundup.augment.random_resized_crop import RandomResizedCrop
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.data import DecodingLoader, UnreadableImage
 from groundup.recipe import validate
-from groundup.runs.from_disk import cuts_at_load
+from groundup.runs.from_disk import cuts_at_load, training_loader
 from groundup.runs.identity import what_decides
-from groundup.runs.prepare import open_data
-from groundup.training import train_step
+from groundup.runs.prepare import make_plan, open_data
+from groundup.training import World, train_step
+from groundup.training.loop import parts
 
 CROP = {"name": "random_resized_crop", "scale": [0.2, 1.0], "p": 0.9}
 FLIP = {"name": "flip"}
@@ -107,6 +109,42 @@ def test_the_loop_asks_for_what_was_decoded_ahead(photographs: Path, lab: Any, m
             train_step(job, state)
         numbers = [0] if recipe["train"]["micro_batch"] is None else [0, 1, 2]
         assert asked == [(step, number) for step in range(2) for number in numbers]
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["plain", "mixed"])
+def test_each_of_three_processes_decodes_its_share_and_has_the_images_of_one_process(
+    mixed: bool, photographs: Path, lab: Any
+) -> None:
+    train = {"train": {"epochs": 2, "batch_size": 76, "micro_batch": None if mixed else 13, "drop_last": False}}
+    recipe = lab.recipe(
+        changes(photographs, CROP, **train, **({"mix": {"methods": [{"name": "cutmix"}]}} if mixed else {}))
+    )
+    splits = lab.splits(recipe)
+    plan = make_plan(recipe, splits)
+
+    def loader(world: World) -> Any:
+        return training_loader(
+            recipe, splits, plan.order, plan.live, plan.clock.total_steps, torch.device("cpu"), world
+        )
+
+    whole = loader(World())
+    for rank in range(3):
+        world = World()
+        world.rank, world.size = rank, 3
+        own = loader(world)
+        for step in range(4):  # batches of 76 and of 1, of which two processes have nothing
+            indices = plan.order.at(step)[1]
+            foreseen = own._at(step).parts
+            share = world.share(len(indices))
+            cut = [
+                mix_groups(part, len(indices)) if mixed else part
+                for part in parts(len(indices), recipe.train.micro_batch, share)
+            ]
+            assert [list(part) for part in foreseen] == [indices[part].tolist() for part in cut]
+            for part in cut:
+                assert torch.equal(own.training(indices[part], step), whole.training(indices, step)[part])
+        own.close()
+    whole.close()
 
 
 def test_images_come_cut_at_the_size_of_the_step_and_the_device_leaves_the_crop_out(

@@ -37,6 +37,12 @@ def pack(
     quality: Annotated[int, typer.Option(help="JPEG quality where images are encoded again.")] = 90,
     image: Annotated[str | None, typer.Option(help="Image column of the source.", show_default=False)] = None,
     label: Annotated[str | None, typer.Option(help="Label column of the source.", show_default=False)] = None,
+    shuffle_window: Annotated[
+        int, typer.Option(help="Shards of a source that is a stream whose images are shuffled together.")
+    ] = 16,
+    shard_cache_gb: Annotated[
+        float, typer.Option(help="Disk space in GB for the shards of a source that is a stream: two windows of them.")
+    ] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Pack images into shuffled shards with checksums. Repeat the call to go on after an interruption.
@@ -56,7 +62,10 @@ def pack(
                 told = time.monotonic()
                 typer.echo(f"packed {done:,} of {total:,} images", err=True)
 
-        index = pack_source(source_settings(source, image, label), dest, settings, check=stop.check, progress=progress)
+        chosen = source_settings(
+            source, image=image, label=label, shuffle_window=shuffle_window, shard_cache_gb=shard_cache_gb
+        )
+        index = pack_source(chosen, dest, settings, check=stop.check, progress=progress)
     splits = {
         split: {
             "images": sum(len(entry.labels) for entry in entries),

@@ -75,7 +75,7 @@ def open_cached(
     images = functools.partial(_on_demand, source, settings) if indexed else _mapped
     if cached := _open(folder, images):
         return cached
-    with _writing(folder), _locked(folder, check):
+    with _writing(folder), locked(folder, check):
         if cached := _open(folder, images):  # another run built it while this one waited
             return cached
         for leftover in (folder, *folder.parent.glob(f".{folder.name}.*")):  # damaged, or of a run that was killed
@@ -142,10 +142,11 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, check: Callable[[], None]) -> Iterator[None]:
+def locked(path: Path, check: Callable[[], None]) -> Iterator[None]:
+    """Only one of several processes is inside at a time; the others call `check` while they wait. The lock lies beside `path`."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(str(folder) + ".lock")
+    lock = FileLock(str(path) + ".lock")
     while True:
         check()
         try:

@@ -23,7 +23,7 @@ from groundup.data.doors import DOORS
 from groundup.data.on_demand import Pixels
 from groundup.data.settings import CacheMode, DataSettings
 from groundup.data.splits import stratified_choice, stratified_split
-from groundup.data.stream import StreamImages, open_stream
+from groundup.data.stream import StreamImages, open_stream, whole_positions
 from groundup.data.windows import WindowedOrder
 
 _TEST_SHARE = 0.2  # of a source that has no held-out split
@@ -112,10 +112,10 @@ def load_splits(
     """
     source = DOORS[settings.kind](settings, check)
     open_source = open_stream if settings.streaming else open_cached
-    return _divide(open_source(source, settings, check, progress), settings)
+    return _divide(open_source(source, settings, check, progress), settings, check)
 
 
-def _divide(cached: Cached, settings: DataSettings) -> Splits:
+def _divide(cached: Cached, settings: DataSettings, check: Callable[[], None]) -> Splits:
     notes = list(cached.notes)
     whole = {name: _whole(split) for name, split in cached.splits.items()}
     train, validation, test = whole["train"], whole.get("validation"), whole.get("test")
@@ -145,9 +145,11 @@ def _divide(cached: Cached, settings: DataSettings) -> Splits:
         )
         train, validation = train.subset(kept), train.subset(taken)
         notes.append(f"validation is carved from train: {len(taken)} images, {len(kept)} left (data.split_seed={seed})")
+    if settings.streaming and settings.on_bad_image == "skip":
+        test = _without_damaged(test, "test", cached, check)
+        validation = None if validation is None else _without_damaged(validation, "validation", cached, check)
     notes += _remarks(train, cached, settings)
-    train, test = _apart(train), _apart(test)
-    validation = None if validation is None else _apart(validation)
+    train = _with_substitutes(train)
     size = int(train.images.shape[1])
     return Splits(train, validation, test, cached.classes, size, cached.fingerprint, cached.skipped, notes)
 
@@ -164,10 +166,21 @@ def _remarks(train: ImageSet, cached: Cached, settings: DataSettings) -> list[st
     return notes
 
 
-def _apart(part: ImageSet) -> ImageSet:
-    """The set, which no damaged image of a stream makes use of an image outside."""
+def _with_substitutes(part: ImageSet) -> ImageSet:
+    """The set, where another image of it stands in for a damaged one of a stream."""
     images = part.images
     return replace(part, images=images.within(part.indices)) if isinstance(images, StreamImages) else part
+
+
+def _without_damaged(part: ImageSet, split: str, cached: Cached, check: Callable[[], None]) -> ImageSet:
+    """The set without the damaged images of a stream: none may count in an evaluation, nor another one twice."""
+    assert isinstance(part.images, StreamImages)
+    kept = whole_positions(part.images, part.indices, f"{cached.fingerprint} {split}", check)
+    if len(kept) == 0:
+        raise DataError(
+            f"none of the {len(part)} images of {split} can be read", hint="pack or download the data again"
+        )
+    return part if len(kept) == len(part) else part.subset(kept)
 
 
 def windowed_order(part: ImageSet, window: int) -> WindowedOrder | None:

@@ -79,8 +79,12 @@ class SourceImages:
             name = self.name(position)
             image = decode_image(encoded, name, resolution=self._settings.resolution, resize=self._settings.resize)
             if image.shape != self.shape[1:]:
-                raise DataError(
-                    f"{name} is {image.shape[1]}x{image.shape[0]} pixels, and was {self.shape[2]}x{self.shape[1]}",
-                    hint="the source was changed while it was read; start again",
-                )
+                raise self.other_size(name, image.shape)
             images[index] = image
+
+    def other_size(self, name: str, size: tuple[int, ...]) -> DataError:
+        """The error for an image of another `size`, (H, W, 3), than the set has."""
+        return DataError(
+            f"{name} is {size[1]}x{size[0]} pixels, and was {self.shape[2]}x{self.shape[1]}",
+            hint="the source was changed while it was read; start again",
+        )

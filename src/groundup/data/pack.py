@@ -9,11 +9,13 @@ In a tar a sample is KEY.jpg (png, webp ...) and KEY.cls with the number of its 
 the Hub lays them out, readable by the library `datasets`.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +36,7 @@ from groundup.data.sources import Source, SourceSplit, SplitName
 from groundup.data.windows import WindowedOrder
 
 Format = Literal["parquet", "tar"]
-PROGRESS_FILE = ".packing.jsonl"
+PROGRESS_FILE, LOCK_FILE = ".packing.jsonl", ".packing.lock"
 _AT_ONCE = 256  # images read together
 _WRITERS: dict[str, type[TarShard] | type[ParquetShard]] = {"tar": TarShard, "parquet": ParquetShard}
 
@@ -64,13 +66,16 @@ class PackSettings:
                 raise UsageError(f"{name} {value}: allowed are {low} to {high}")
 
 
-def source_settings(source: str, image: str | None, label: str | None) -> DataSettings:
-    """What to pack. UsageError says what is wrong with it."""
+def source_settings(source: str, **others: Any) -> DataSettings:
+    """What to pack; `others` are keys of `DataSettings`. UsageError says what is wrong with it."""
     try:
-        return DataSettings(source=source, image=image, label=label)
+        return DataSettings(source=source, **others)
     except ValidationError as error:
-        said = "; ".join(str(entry["msg"]).removeprefix("Value error, ") for entry in error.errors())
-        raise UsageError(f"SOURCE {source}: {said}") from error
+        said = "; ".join(
+            " ".join([*(f"--{key}".replace("_", "-") for key in entry["loc"] if key in others), entry["msg"]])
+            for entry in error.errors()
+        )
+        raise UsageError(f"SOURCE {source}: {said.replace('Value error, ', '')}") from error
 
 
 def pack(
@@ -86,21 +91,37 @@ def pack(
     `check` may raise to interrupt between images; `progress(done, total)` counts images.
     """
     source = DOORS[data.kind](data, check)
-    if source.prepare:
-        source.prepare(None)
+    made = {"source": source.fingerprint, "image": data.image, "label": data.label, **asdict(settings)}
+    if data.streaming and settings.shuffle:
+        made["shuffle_window"] = data.shuffle_window
+    place = _Place(dest, made)
+    with place.locked():
+        if (finished := place.finished()) is not None:
+            return finished
+        if source.prepare:
+            source.prepare(None)
+        return _pack(source, place, dest, settings, data.shuffle_window, check, progress)
+
+
+def _pack(
+    source: Source,
+    place: "_Place",
+    dest: Path,
+    settings: PackSettings,
+    window: int,
+    check: Callable[[], None],
+    progress: Callable[[int, int], None] | None,
+) -> ShardIndex:
+    """Pack what is not packed yet."""
     contents = source.read()
     splits, _ = labelled(contents, source)
-    made = {"source": source.fingerprint, **asdict(settings)}
-    place = _Place(dest, made)
-    if (finished := place.finished()) is not None:
-        return finished
     total, done = sum(map(len, splits.values())), 0
     shards: dict[SplitName, list[Entry]] = {}
     for split, images in splits.items():
         known = place.entries(split)
         start = sum(len(entry.labels) for entry in known)
         done += start
-        samples = _samples(images, split, start, source, settings, data.shuffle_window)
+        samples = _samples(images, split, start, source, settings, window)
         while start < len(images):
             entry = _write(
                 dest, f"{split}-{len(known):06d}.{settings.format}", samples, contents.classes, settings, check
@@ -112,7 +133,7 @@ def pack(
             if progress:
                 progress(done, total)
         shards[split] = known
-    index = ShardIndex(settings.format, contents.classes, shards, made)
+    index = ShardIndex(settings.format, contents.classes, shards, place.made)
     index.write(dest / NAME)
     place.close()
     return index
@@ -176,37 +197,71 @@ def _order(
 
 
 class _Place:
-    """The folder that is packed into, and what of it is finished."""
+    """The folder that is packed into, and what of it is finished. `made`: what the shards are made of and how."""
 
     def __init__(self, folder: Path, made: dict[str, Any]) -> None:
-        self._folder, self._made = folder, made
-        self._file = folder / PROGRESS_FILE
+        self._folder, self.made = folder, made
+        self._file, self._lock = folder / PROGRESS_FILE, folder / LOCK_FILE
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder}: is a file, not a folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        if not self._file.exists() and not (folder / NAME).exists() and any(folder.iterdir()):
+        known = any((folder / name).exists() for name in (PROGRESS_FILE, NAME, LOCK_FILE))
+        if not known and folder.exists() and any(folder.iterdir()):
             raise UsageError(
                 f"{folder}: is not empty, and nothing was packed into it", hint="choose another folder for the shards"
             )
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else packs into the folder meanwhile. The lock ends with the process, however that ends."""
+        from filelock import FileLock, Timeout
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self._lock, timeout=0):
+                try:
+                    yield
+                finally:
+                    if not self._file.exists():  # nothing is half done
+                        self._lock.unlink(missing_ok=True)
+        except Timeout as error:
+            raise UsageError(
+                f"{self._folder}: another `groundup data pack` is writing into it",
+                hint="wait until it has ended, or choose another folder",
+            ) from error
+
     def finished(self) -> ShardIndex | None:
-        """The index, if the same call has come to its end before."""
+        """The index, if the same call has come to its end before. Without those shards that are gone or cut since: these and what
+        comes after them are then to be packed again."""
         path = self._folder / NAME
         if not path.exists():
             return None
         index = ShardIndex.parse(path.read_bytes(), str(path))
         self._refuse_other(index.made)
-        self.close()
-        return index
+        if all(self._is_whole(entry) for entries in index.splits.values() for entry in entries):
+            self.close()
+            return index
+        self._file.unlink(missing_ok=True)
+        self._append(self.made)
+        for split, entries in index.splits.items():
+            for entry in entries:
+                self.note(split, entry)
+        path.unlink()
+        return None
 
     def entries(self, split: SplitName) -> list[Entry]:
-        """The finished shards of a split."""
+        """The finished shards of a split, up to one that is gone or cut."""
         lines = self._lines()
         if not lines:
-            self._append(self._made)
+            self._append(self.made)
             return []
         self._refuse_other(lines[0])
-        return [Entry.from_json(line) for line in lines[1:] if line["split"] == split]
+        # Of a shard that was packed again the last line counts.
+        noted = {line["name"]: Entry.from_json(line) for line in lines[1:] if line["split"] == split}
+        return list(takewhile(self._is_whole, (noted[name] for name in sorted(noted))))
+
+    def _is_whole(self, entry: Entry) -> bool:
+        path = self._folder / entry.name
+        return path.is_file() and path.stat().st_size == entry.size
 
     def note(self, split: SplitName, entry: Entry) -> None:
         """Remember a finished shard."""
@@ -214,14 +269,13 @@ class _Place:
 
     def close(self) -> None:
         """The index is written: what was noted on the way is of no use any more."""
-        self._file.unlink(missing_ok=True)
-        for left in self._folder.glob(".*.tmp"):
+        for left in (self._file, *self._folder.glob(".*.tmp")):
             left.unlink(missing_ok=True)
 
     def _refuse_other(self, made: dict[str, Any]) -> None:
-        differing = [key for key in self._made if made.get(key) != self._made[key]]
+        differing = [key for key in self.made if made.get(key) != self.made[key]]
         if differing:
-            said = ", ".join(f"{key} was {made.get(key)!r}, is {self._made[key]!r}" for key in differing)
+            said = ", ".join(f"{key} was {made.get(key)!r}, is {self.made[key]!r}" for key in differing)
             raise UsageError(f"{self._folder}: something else was packed there: {said}", hint="choose another folder")
 
     def _lines(self) -> list[dict[str, Any]]:

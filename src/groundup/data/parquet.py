@@ -19,7 +19,6 @@ from groundup.data.labels import encode_labels
 from groundup.data.parquet_shards import ParquetLayout, open_parquet_shards
 from groundup.data.remote import is_remote
 from groundup.data.settings import DataSettings
-from groundup.data.shard_index import NAME as INDEX
 from groundup.data.shard_index import packed_index, packed_source
 from groundup.data.sources import (
     Contents,
@@ -97,7 +96,7 @@ def _files(settings: DataSettings) -> tuple[list[Path], str]:
             else None
         )
         raise DataError(f"data.source={settings.source!r}: no .parquet files in {settings.place}", hint=hint)
-    if (folder / INDEX).is_file() and (index := packed_index(str(folder), "parquet", settings.source)):
+    if index := packed_index(str(folder), "parquet", settings.source):
         expected = {entry.name for entries in index.splits.values() for entry in entries}
         if absent := sorted(expected - {file.name for file in files}):
             raise DataError(f"{settings.place}: {listed(absent, 10)} of index.json is missing", hint="copy it again")

@@ -7,17 +7,17 @@ once, when it is first used: its encoded images one after the other in one file 
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from groundup.basis.errors import DataError
+from groundup.basis.errors import DataError, listed
 from groundup.data.columns import Columns, features_of, find_columns, image_values, label_values
 from groundup.data.imagenet import spoken_names
 from groundup.data.labels import encode_labels
-from groundup.data.remote import FileFacts, is_remote, opened
+from groundup.data.remote import FileFacts, is_remote, opened, with_retries
 from groundup.data.settings import DataSettings
 from groundup.data.shard_index import Entry, ShardIndex, contents_of, kept_index
 from groundup.data.shard_store import ShardStore
@@ -36,7 +36,8 @@ class ParquetLayout:
 
     def open(self, shard: Shard, store: ShardStore) -> OpenShard:
         """See `Layout`."""
-        descriptor = store.open(f"{shard.key}.images", lambda place: self._unpack(shard, store, place))
+        key = digest([shard.key, self._column])
+        descriptor = store.open(f"{key}.images", lambda place: self._unpack(shard, store, place))
         try:
             starts = _starts(descriptor)
         except BaseException:
@@ -59,20 +60,25 @@ class ParquetLayout:
 
 
 def _unpack(stream: BinaryIO, column: str, shard: Shard, written: BinaryIO) -> None:
+    starts = [0]
+    for batch in _batches(stream, column, shard):
+        for image in image_values(batch.column(0), None):
+            if not isinstance(image, bytes):
+                raise DataError(f"shard {shard.url}: images are paths; only stored images can be streamed")
+            written.write(image)
+            starts.append(starts[-1] + len(image))
+    written.write(np.array([*starts, len(starts) - 1], dtype="<i8").tobytes())
+
+
+def _batches(stream: BinaryIO, column: str, shard: Shard) -> Iterator[Any]:
+    """The image column, some rows at a time. What goes wrong while it is read is damage, not a full disk."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    starts = [0]
     try:
-        for batch in pq.ParquetFile(stream).iter_batches(_ROWS_AT_ONCE, columns=[column]):
-            for image in image_values(batch.column(0), None):
-                if not isinstance(image, bytes):
-                    raise DataError(f"shard {shard.url}: images are paths; only stored images can be streamed")
-                written.write(image)
-                starts.append(starts[-1] + len(image))
-    except pa.ArrowException as error:
+        yield from pq.ParquetFile(stream).iter_batches(_ROWS_AT_ONCE, columns=[column])
+    except (pa.ArrowException, OSError) as error:
         raise damaged(shard, str(error)) from error
-    written.write(np.array([*starts, len(starts) - 1], dtype="<i8").tobytes())
 
 
 def _starts(descriptor: int) -> np.ndarray:
@@ -92,10 +98,10 @@ def open_parquet_shards(
     key = digest(["parquet shards", state, settings.image, settings.label])
 
     def prepare(progress: _Progress | None) -> None:
-        kept_index(key, lambda: _indexed(facts, settings, check, progress))
+        kept_index(key, lambda: _indexed(facts, settings, check, progress), check)
 
     def read() -> Contents:
-        index = kept_index(key, lambda: _indexed(facts, settings, check, None))
+        index = kept_index(key, lambda: _indexed(facts, settings, check, None), check)
         places = {fact.url: fact for found in facts.values() for fact in found}
         return contents_of(index, places, ParquetLayout(index.column), settings, notes)
 
@@ -135,12 +141,15 @@ def _labels(fact: FileFacts, columns: Columns | None, settings: DataSettings) ->
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    def read() -> tuple[Columns, np.ndarray]:
         with opened(fact.url) as stream:
             file: Any = pq.ParquetFile(stream)
-            columns = columns or find_columns(file.schema_arrow, features_of(file.schema_arrow), settings)
-            if absent := [name for name in (columns.image, columns.label) if name not in file.schema_arrow.names]:
-                raise DataError(f"{fact.url} has no column {absent[0]!r}")
-            return columns, label_values(file.read([columns.label]).column(0))
+            chosen = columns or find_columns(file.schema_arrow, features_of(file.schema_arrow), settings)
+            if absent := [name for name in (chosen.image, chosen.label) if name not in file.schema_arrow.names]:
+                raise DataError(f"{fact.url} has no column {absent[0]!r}; columns: {listed(file.schema_arrow.names)}")
+            return chosen, label_values(file.read([chosen.label]).column(0))
+
+    try:
+        return with_retries(fact.url, read) if is_remote(fact.url) else read()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{fact.url} cannot be read as Parquet: {error}", hint="download it again") from error

@@ -17,8 +17,13 @@ from groundup.basis.errors import DataError, GroundupError, UsageError
 
 TRIES = 4
 FIRST_WAIT = 0.5  # seconds before the second try; doubled after each
+SILENCE = 60.0  # seconds without a byte after which a web server is given up
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_STAMPS = (
+    *("blob_id", "ETag", "etag", "Content-MD5", "Digest"),
+    *("LastModified", "Last-Modified", "mtime", "last_modified"),
+)
 _T = TypeVar("_T")
 
 
@@ -68,7 +73,9 @@ def expanded(pattern: str) -> list[str]:
 def matching(pattern: str) -> list[str]:
     """The files that a pattern with `*` stands for, sorted."""
     if not is_remote(pattern):
-        return sorted(glob.glob(str(Path(pattern).expanduser())))
+        return sorted(
+            glob.glob(re.sub(r"[\[?]", r"[\g<0>]", str(Path(pattern).expanduser())))
+        )  # only * stands for others
 
     def listing() -> list[str]:
         filesystem, path = _filesystem(pattern)
@@ -88,7 +95,7 @@ def facts(url: str) -> FileFacts:
     info = with_retries(url, lambda: _info(url))
     if info.get("size") is None:
         raise DataError(f"{url}: the server does not say how large the file is", hint="copy the files to a disk")
-    known = (info.get(key) for key in ("blob_id", "ETag", "etag", "LastModified", "mtime", "last_modified"))
+    known = (info.get(key) for key in _STAMPS)
     return FileFacts(url, int(info["size"]), next((str(value) for value in known if value), ""))
 
 
@@ -138,6 +145,10 @@ class MissingFile(DataError):
     """There is no such file."""
 
 
+class RefusedFile(DataError):
+    """We may not read it; some servers say so of files that are not there."""
+
+
 def missing(url: str) -> MissingFile:
     """The error for a file that is not there."""
     return MissingFile(f"{url}: there is no such file", hint="check the address, and that all shards were copied")
@@ -157,7 +168,7 @@ def with_retries(url: str, work: Callable[[], _T]) -> _T:
             if isinstance(error, FileNotFoundError) or _status(error) in (404, 410):
                 raise missing(url) from failure
             if isinstance(error, PermissionError) or _status(error) in (401, 403):
-                raise DataError(f"{url}: access was refused", hint="give credentials to this machine") from failure
+                raise RefusedFile(f"{url}: access was refused", hint="give credentials to this machine") from failure
             wait = next(waits, None)
             if wait is None:
                 said = str(error) or type(error).__name__
@@ -182,7 +193,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     try:
-        filesystem, path = url_to_fs(url)
+        filesystem, path = url_to_fs(url, **_patience(url))
     except ImportError as error:
         extra = "s3" if url.startswith("s3") else None
         hint = f"pip install 'groundup[{extra}]'" if extra else str(error)
@@ -190,3 +201,15 @@ def _filesystem(url: str) -> tuple[Any, str]:
     except ValueError as error:
         raise UsageError(f"{url}: {error}", hint="allowed are local paths, http(s)://, s3:// and hf://") from error
     return filesystem, path
+
+
+def _patience(url: str) -> dict[str, Any]:
+    """How long a web server may take: as long as bytes come. The library below would end any transfer after five minutes."""
+    protocol = url.partition("://")[0]
+    if protocol not in ("http", "https"):
+        return {}
+    import aiohttp
+    from fsspec.config import conf
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
+    return {"client_kwargs": {"timeout": timeout, **conf.get(protocol, {}).get("client_kwargs", {})}}

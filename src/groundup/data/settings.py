@@ -66,7 +66,9 @@ class DataSettings(Settings):
         "carved. None: all.",
     )
     on_bad_image: OnBadImage = Field(
-        default="fail", description="A damaged image ends the run (fail) or is left out, named and counted (skip)."
+        default="fail",
+        description="A damaged image ends the run (fail) or is left out, named and counted (skip); among the training images of a "
+        "stream the next whole one of its class stands in for it.",
     )
     cache: CacheMode = Field(
         default="device",
@@ -126,6 +128,11 @@ class DataSettings(Settings):
             well_formed = bool(place.strip())
         if not well_formed:
             raise ValueError(f"{source!r} is incomplete; write {FORMS[kind]}")
+        if source.endswith(STREAMING) and kind not in _WITH_COLUMNS:
+            raise ValueError(
+                f"{source!r}: {STREAMING} is for {listed(_WITH_COLUMNS)}; write {FORMS[kind]}, or pack it into shards "
+                "with `groundup data pack`"
+            )
         if re.search(r"://[^/]*@|[?&][\w-]*(token|signature|credential|secret|password)[\w-]*=", source, re.IGNORECASE):
             raise ValueError(
                 "the address holds a password or a token, which would be written into the run folder; "
@@ -148,7 +155,7 @@ class DataSettings(Settings):
         if self.streaming and self.cache != "none":
             raise ValueError(
                 f"data.cache={self.cache!r}: the images of a stream are decoded when they are read and kept nowhere; "
-                "allowed: none (or leave it out)"
+                "set data.cache=none"
             )
         return self
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from groundup.basis.errors import DataError, UsageError
 from groundup.basis.files import cache_home, write_text
+from groundup.data.cache import locked
 from groundup.data.remote import FileFacts, contents, is_remote, joined
 from groundup.data.settings import DataSettings
 from groundup.data.shard_store import ShardStore
@@ -35,12 +36,14 @@ KINDS = {"tar": "webdataset", "parquet": "parquet"}  # kind of shard -> the door
 
 @dataclass(frozen=True)
 class Entry:
-    """One shard. `labels`: int64 (count,); `size` in bytes; `sha256` hex, None where nobody has computed it."""
+    """One shard. `labels`: int64 (count,); `size` in bytes; `sha256` hex, None where nobody has computed it; `layout`: then a hash
+    of the sizes of its images, "" where these are not known."""
 
     name: str
     size: int
     sha256: str | None
     labels: np.ndarray
+    layout: str = ""
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> "Entry":
@@ -48,13 +51,15 @@ class Entry:
         labels = np.frombuffer(zlib.decompress(base64.b64decode(written["labels"])), dtype="<i4").astype(np.int64)
         if len(labels) != written["count"]:
             raise ValueError("labels and count differ")
-        return cls(str(written["name"]), int(written["bytes"]), written["sha256"], labels)
+        layout = str(written.get("layout", ""))
+        return cls(str(written["name"]), int(written["bytes"]), written["sha256"], labels, layout)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in index.json."""
         labels = base64.b64encode(zlib.compress(self.labels.astype("<i4").tobytes(), 9)).decode()
         count = len(self.labels)
-        return {"name": self.name, "count": count, "bytes": self.size, "sha256": self.sha256, "labels": labels}
+        written = {"name": self.name, "count": count, "bytes": self.size, "sha256": self.sha256, "labels": labels}
+        return {**written, "layout": self.layout} if self.layout else written
 
 
 @dataclass(frozen=True)
@@ -107,11 +112,12 @@ class ShardIndex:
         """A hash of all that is in the shards, as far as it is known; the same wherever they lie."""
         shards = {
             split: [
-                [entry.sha256 or entry.size, digest(entry.labels.astype("<i4").tobytes().hex())] for entry in entries
+                [entry.sha256 or [entry.size, entry.layout], digest(entry.labels.astype("<i4").tobytes().hex())]
+                for entry in entries
             ]
             for split, entries in self.splits.items()
         }
-        return digest([self.kind, self.classes, shards])
+        return digest([self.kind, self.classes, shards, *([] if self.column == "image" else [self.column])])
 
 
 def packed_index(folder: str, door: str, source: str) -> ShardIndex | None:
@@ -180,12 +186,20 @@ def _check_store(shards: Sequence[Shard], store: ShardStore, settings: DataSetti
         )
 
 
-def kept_index(key: str, find_out: Callable[[], ShardIndex]) -> ShardIndex:
-    """The index of somebody else's shards: from the cache, else found out and kept there under `key`."""
+def kept_index(key: str, find_out: Callable[[], ShardIndex], check: Callable[[], None]) -> ShardIndex:
+    """The index of somebody else's shards: from the cache, else found out by one of several processes and kept under `key`."""
     path = cache_home() / "shard-index" / f"{key}.json"
+    if (index := _read_index(path)) is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path, check):
+            if (index := _read_index(path)) is None:  # else another process has found it out meanwhile
+                index = find_out()
+                index.write(path)
+    return index
+
+
+def _read_index(path: Path) -> ShardIndex | None:
     try:
         return ShardIndex.parse(path.read_bytes(), str(path))
     except (OSError, DataError):
-        index = find_out()
-        index.write(path)
-        return index
+        return None

@@ -9,12 +9,17 @@ who has a file open keeps it.
 
 import contextlib
 import os
+import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from groundup.basis.errors import DataError
 from groundup.basis.files import cache_home, whole_file
+
+_UNFINISHED = re.compile(r"\.(?P<key>.+)\.[0-9a-f]{8}\.tmp(\.tmp)?")  # as `whole_file` names them
+_ABANDONED = 3600  # seconds in which nothing was written to a file that is not finished
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,7 @@ class ShardStore:
             with FileLock(self.folder / f".{key}.lock"):
                 if path.exists():
                     return path
-                for left in self.folder.glob(f".{key}.*.tmp"):  # of a process that was killed
-                    left.unlink(missing_ok=True)
+                self._remove_left_overs(key)
                 with whole_file(path) as temporary:
                     make(temporary)
                 self._make_room(path)
@@ -63,10 +67,18 @@ class ShardStore:
             ) from error
         return path
 
+    def _remove_left_overs(self, key: str) -> None:
+        """Remove what processes that were killed left of the file `key`, whose lock is held, and of others long ago."""
+        for path in self.folder.glob(".*.tmp"):
+            if match := _UNFINISHED.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):
+                    if match["key"] == key or path.stat().st_mtime < time.time() - _ABANDONED:
+                        path.unlink()
+
     def _make_room(self, newest: Path) -> None:
         found = []
         for path in self.folder.iterdir():
-            if not path.name.startswith(".") and path != newest:
+            if not path.name.startswith(".") and path != newest and path.is_file():
                 with contextlib.suppress(FileNotFoundError):
                     status = path.stat()
                     found.append((status.st_mtime_ns, status.st_size, path))

@@ -161,7 +161,8 @@ def shard_split(
     shards: Sequence[Shard], labels: np.ndarray, layout: Layout, *, window: int, store: ShardStore
 ) -> SourceSplit:
     """A split of which the images lie in `shards`, in the order of `labels`, int64 (N,)."""
-    reader = ShardReader(shards, layout, store, kept_open=2 * window + 2)
+    # No more than a window: what the store removed takes disk space as long as it is open.
+    reader = ShardReader(shards, layout, store, kept_open=window + 2)
     places = ShardPlaces(reader.starts, reader.soon)
     return SourceSplit(labels, reader.images, reader.name, reader.at, places)
 

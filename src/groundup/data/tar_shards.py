@@ -21,6 +21,7 @@ from groundup.basis.errors import DataError
 from groundup.data.folder import EXTENSIONS
 from groundup.data.shard_store import ShardStore
 from groundup.data.shards import OpenShard, Shard, damaged, open_whole
+from groundup.data.sources import digest
 
 Label = int | str
 _BLOCK = 512
@@ -63,14 +64,16 @@ def _places(descriptor: int) -> np.ndarray:
         return np.load(io.BytesIO(stream.read()), allow_pickle=False).astype(np.int64)
 
 
-def labels_of(shard: Shard, store: ShardStore) -> list[Label]:
-    """The labels of all images of a shard, in the order of the images."""
+def labels_of(shard: Shard, store: ShardStore) -> tuple[list[Label], str]:
+    """The labels of all images of a shard, in the order of the images; and a hash of where these lie, which nearly every other
+    image would change."""
     with os.fdopen(open_whole(shard, store), "rb") as stream:
-        labels = []
+        labels, places = [], []
         for member in members_of(stream, shard, labels=True):
             assert member.label is not None
             labels.append(member.label)
-        return labels
+            places.append([member.start, member.size])
+        return labels, digest(places)
 
 
 def members_of(stream: BinaryIO, shard: Shard, *, labels: bool) -> Iterator[Member]:

@@ -7,15 +7,16 @@ and kept. Class names come from the index or from `classes.txt` beside the first
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from groundup.basis.errors import DataError
+from groundup.basis.errors import DataError, UsageError
 from groundup.data.imagenet import spoken_names
 from groundup.data.labels import encode_labels
-from groundup.data.remote import FileFacts, contents, expanded, is_remote, joined, matching, parent
+from groundup.data.remote import FileFacts, RefusedFile, contents, expanded, is_remote, joined, matching, parent
 from groundup.data.settings import DataSettings
 from groundup.data.shard_index import Entry, ShardIndex, contents_of, kept_index, packed_index, packed_source
 from groundup.data.shard_store import ShardStore
@@ -29,9 +30,12 @@ _Progress = Callable[[int, int], None]
 def open_webdataset(settings: DataSettings, check: Callable[[], None]) -> Source:
     """The source behind `webdataset:SHARDS`. Its fingerprint: checksums where there is an index, else names, sizes and times."""
     patterns = [_home(part) for part in settings.place.split("::")]
-    if len(patterns) == 1 and (index := packed_index(patterns[0].rstrip("/"), "webdataset", settings.source)):
+    is_folder = len(patterns) == 1 and not patterns[0].endswith(".tar")
+    if is_folder and (index := packed_index(patterns[0].rstrip("/"), "webdataset", settings.source)):
         return packed_source(index, patterns[0], TarLayout(), settings, check)
     files = [url for pattern in patterns for url in _files(pattern, settings.source)]
+    if twice := next((url for url, count in Counter(files).items() if count > 1), None):
+        raise UsageError(f"data.source={settings.source!r}: {twice} is named twice", hint="name every shard once")
     by_split = _by_split(files)
     if "train" not in by_split:
         raise DataError(f"data.source={settings.source!r}: none of the {len(files)} shards is of the training split")
@@ -41,10 +45,10 @@ def open_webdataset(settings: DataSettings, check: Callable[[], None]) -> Source
     shards = {split: [names[url] for url in urls] for split, urls in by_split.items()}
 
     def prepare(progress: _Progress | None) -> None:
-        kept_index(key, lambda: _indexed(shards, settings, check, progress))
+        kept_index(key, lambda: _indexed(shards, settings, check, progress), check)
 
     def read() -> Contents:
-        index = kept_index(key, lambda: _indexed(shards, settings, check, None))
+        index = kept_index(key, lambda: _indexed(shards, settings, check, None), check)
         return contents_of(index, names, TarLayout(), settings, [])
 
     return Source(key, read, prepare=prepare)
@@ -75,7 +79,7 @@ def _files(pattern: str, source: str) -> list[str]:
 
 
 def _by_split(files: Sequence[str]) -> dict[SplitName, list[str]]:
-    """The shards of each split. The word nearest to the end of the address counts."""
+    """The shards of each split. A word of the file name counts before the name of the folder."""
     found: dict[SplitName, list[str]] = {}
     for url in files:
         words = [*re.split(r"[-_.]", url.rpartition("/")[2]), parent(url).rpartition("/")[2]]
@@ -86,7 +90,10 @@ def _by_split(files: Sequence[str]) -> dict[SplitName, list[str]]:
 
 def _class_names(first: str) -> list[str] | None:
     """The lines of `classes.txt` beside the shard `first`, None without such a file."""
-    text = contents(joined(parent(first), "classes.txt"))
+    try:
+        text = contents(joined(parent(first), "classes.txt"))
+    except RefusedFile:  # of a file that is not there, or else the shards will be refused too
+        text = None
     return None if text is None else spoken_names(text.decode().splitlines())
 
 
@@ -100,23 +107,27 @@ def _indexed(
     store = ShardStore(int(settings.shard_cache_gb * 1e9))
     total, done = sum(map(len, shards.values())), 0
     raw: dict[SplitName, list[np.ndarray]] = {}
+    layouts: dict[str, str] = {}
     for split, files in shards.items():
         raw[split] = []
         for fact in files:
             check()
             shard = Shard(fact.url, fact.url, fact.size, 0, fact.stamp)
-            raw[split].append(_as_array(labels_of(shard, store), shard))
+            labels, layouts[fact.url] = labels_of(shard, store)
+            raw[split].append(_as_array(labels, shard))
             done += 1
             if progress:
                 progress(done, total)
     first = next(iter(shards.values()))[0].url
     whole = {split: np.concatenate(parts) for split, parts in raw.items()}
-    classes, labels = encode_labels(whole, _class_names(first))
+    classes, encoded = encode_labels(whole, _class_names(first))
     entries: dict[SplitName, list[Entry]] = {}
     for split, files in shards.items():
         cuts = np.cumsum([len(part) for part in raw[split]])[:-1]
-        parts = np.split(labels[split], cuts)
-        entries[split] = [Entry(fact.url, fact.size, None, part) for fact, part in zip(files, parts, strict=True)]
+        parts = np.split(encoded[split], cuts)
+        entries[split] = [
+            Entry(fact.url, fact.size, None, part, layouts[fact.url]) for fact, part in zip(files, parts, strict=True)
+        ]
     return ShardIndex("tar", classes, entries)
 
 

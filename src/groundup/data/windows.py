@@ -72,4 +72,7 @@ class WindowedOrder:
         start = (window + 1) * self._window
         if start >= len(shards):
             shards, start = permutation(len(shards), seed, "shards", epoch + 1).numpy(), 0
-        return [int(shard) for shard in shards[start : start + self._window]]
+        soon = (int(shard) for shard in shards[start : start + self._window])
+        return [
+            shard for shard in soon if self._starts[shard] < self._starts[shard + 1]
+        ]  # a part of a set may want none of it

@@ -266,10 +266,12 @@ def build_job(
         world=world,
         gradients=gradients_of(model, world),
     )
+    scaler = torch.amp.GradScaler(device.type, enabled=engine.precision == "fp16")
+    scaler.scale(torch.zeros((), device=device))  # it has to know its scale where a process's first part is empty
     state = TrainingState(
         model=model,
         optimizer=optimizer,
-        scaler=torch.amp.GradScaler(device.type, enabled=engine.precision == "fp16"),
+        scaler=scaler,
         sums=Sums.zeros(device),
         schedule=plan.rates.memory(),
         average=None if isinstance(recipe.average, NoAverage) else Average(recipe.average, model, plan.clock),
