@@ -2,7 +2,16 @@
 
 import pytest
 
-from groundup.basis.errors import CheckpointError, DataError, GroundupError, UsageError, listed, nearest, unknown_name
+from groundup.basis.errors import (
+    CheckpointError,
+    DataError,
+    GroundupError,
+    UsageError,
+    listed,
+    masked,
+    nearest,
+    unknown_name,
+)
 
 
 def test_the_hint_stands_on_a_line_of_its_own() -> None:
@@ -48,3 +57,8 @@ def test_an_unknown_name_names_key_value_allowed_and_the_nearest() -> None:
     assert error.message == "model.name='resnet81': unknown value; allowed: resnet18, speed_net"
     assert error.hint == "did you mean 'resnet18'?"
     assert unknown_name("model.name", "qqq", ["resnet18"]).hint is None
+
+
+def test_what_may_be_secret_in_an_address_is_masked_and_the_rest_stays() -> None:
+    said = "no s3://me:secret@bucket/a@b?sig=secret&x=1 here? or there 'https://host/p?token=secret'"
+    assert masked(said) == "no s3://***@bucket/a@b?*** here? or there 'https://host/p?***'"

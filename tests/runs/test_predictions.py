@@ -104,6 +104,27 @@ def test_a_killed_command_goes_on(finished: Run, tmp_path: Path) -> None:
     assert len({row["file"] for row in rows(tmp_path / "all.csv")}) == 3000
 
 
+@pytest.mark.parametrize("kind", [".csv", ".parquet"])
+def test_a_file_name_that_is_no_text_is_predicted_too(kind: str, classifier: Classifier, tmp_path: Path) -> None:
+    draw(tmp_path, 2)
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"  # Latin-1
+    os.rename(tmp_path / "001.png", name)
+    predict_into(tmp_path / f"all{kind}", classifier, pictures_in([tmp_path]))
+    if kind == ".csv":
+        assert name + b"," in (tmp_path / "all.csv").read_bytes()
+    else:
+        files = pyarrow.parquet.read_table(tmp_path / "all.parquet")["file"].to_pylist()
+        assert str(tmp_path / "caf\ufffd.png") in files
+
+
+def test_damaged_notes_are_named_with_the_way_on(classifier: Classifier, tmp_path: Path) -> None:
+    draw(tmp_path, 1)
+    (tmp_path / ".all.csv.partial").write_bytes(b"\0\0\0\n")
+    with pytest.raises(UsageError, match=r"damaged(?s:.*)remove .*\.all\.csv\.partial to begin again"):
+        predict_into(tmp_path / "all.csv", classifier, pictures_in([tmp_path]))
+    assert not (tmp_path / ".all.csv.partial.lock").exists()
+
+
 def test_an_existing_table_is_not_overwritten(classifier: Classifier, tmp_path: Path) -> None:
     draw(tmp_path, 1)
     (tmp_path / "mine.csv").write_text("dear to me")

@@ -10,10 +10,12 @@ from PIL import Image
 
 import groundup
 from groundup.basis.errors import DataError
+from groundup.runs import trained
+from groundup.runs.evaluation_file import weights_checksum
 from groundup.runs.folder import RunFolder
 from groundup.ship import demo_model
 from groundup.ship.demo_facts import read_facts
-from groundup.ship.demo_model import DemoRun, open_run, weights_checksum
+from groundup.ship.demo_model import DemoRun, open_run
 from groundup.ship.demo_picture import read_picture
 
 TINY = [
@@ -54,7 +56,7 @@ def test_examples_and_reference_come_from_validation_and_are_kept(run: Path, mon
     assert len(facts.reference.features) == 450
     assert sorted(file.name for file in (run / "demo").iterdir())[0] == "demo.json"
     # The second time nothing is opened.
-    monkeypatch.setattr(demo_model, "open_data", None)
+    monkeypatch.setattr(demo_model, "data_of", None)
     again = opened(run).facts
     assert again.examples == facts.examples
     assert again.reference is not None
@@ -107,7 +109,7 @@ def test_without_its_data_a_run_is_shown_and_says_what_is_missing(run: Path, mon
     def gone(*arguments: object) -> None:
         raise DataError("data.source='folder:/home/somebody/pictures': there is no such folder")
 
-    monkeypatch.setattr(demo_model, "open_data", gone)
+    monkeypatch.setattr(trained, "open_data", gone)
     said: list[str] = []
     demo = open_run(run, "tiny", run.parent / "scratch", say=said.append)
     assert demo.facts.examples == ()
@@ -123,6 +125,33 @@ def test_other_data_than_it_was_trained_on_is_not_used(run: Path) -> None:
     described = json.loads((run / "classifier.json").read_text())
     (run / "classifier.json").write_text(json.dumps({**described, "data": "0" * 32}))
     assert "other images" in opened(run).facts.missing
+
+
+def test_a_folder_of_that_name_that_is_somebodys_own_stays_as_it_is(run: Path) -> None:
+    (run / "demo").mkdir()
+    (run / "demo" / "app.py").write_text("mine")
+    said: list[str] = []
+    demo = open_run(run, "tiny", run.parent / "scratch", say=said.append)
+    assert demo.facts.reference is not None
+    assert {file.name: file.read_text() for file in (run / "demo").iterdir()} == {"app.py": "mine"}
+    assert "did not write" in said[-1]
+
+
+def test_an_example_that_is_a_link_is_not_shown(run: Path) -> None:
+    opened(run)
+    kept = json.loads((run / "demo" / "demo.json").read_text())
+    Image.new("RGB", (8, 8)).save(run / "secret.png")
+    (run / "demo" / "example-0.png").unlink()
+    (run / "demo" / "example-0.png").symlink_to(run / "secret.png")
+    assert read_facts(run / "demo", kept["weights"]) is None
+
+
+@pytest.mark.parametrize("nonsense", ["nan", 0, -1.0, [2.0], "warm"])
+def test_a_temperature_that_cannot_be_one_is_not_taken(run: Path, nonsense: object) -> None:
+    sections = {"calibration": {"test": {"temperature": nonsense}}}
+    document = {"format": 1, "weights": weights_checksum(RunFolder(run)), "sections": sections}
+    (run / "evaluation.json").write_text(json.dumps(document))
+    assert opened(run).temperature is None
 
 
 def test_examples_are_looked_for_in_the_folder_alone(run: Path) -> None:

@@ -127,8 +127,10 @@ def test_any_other_folder_is_refused_and_left_alone(run: Run, tmp_path: Path) ->
     for place, said in (("other", "not an earlier publication"), ("file", "is a file")):
         with pytest.raises(UsageError, match=said):
             groundup.publish(run.folder, to=tmp_path / place)
-    with pytest.raises(UsageError, match="not an earlier publication"):
-        groundup.publish(run.folder, to=run.folder)
+    for place in (run.folder, run.folder / "published"):
+        with pytest.raises(UsageError, match="lies in the run folder"):
+            groundup.publish(run.folder, to=place)
+    assert not (run.folder / "published").exists()
     assert os.listdir(tmp_path / "other") == ["thesis.tex"]
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -164,8 +166,12 @@ def test_exports_travel_when_asked_for_and_go_when_they_are_gone(run: Run, tmp_p
     copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
     (copy / "export").mkdir()
     (copy / "export" / "model.onnx").write_bytes(b"a network")
+    (copy / "export" / ".building-x").mkdir()
+    (copy / "export" / ".building-x" / "model.onnx").write_bytes(b"half a network, unchecked")
+    (copy / ".draft.png").write_bytes(b"not to be seen")
     groundup.publish(copy, to=tmp_path / "published", include=["export"])
     assert (tmp_path / "published" / "export" / "model.onnx").read_bytes() == b"a network"
+    assert [path.name for path in (tmp_path / "published").rglob(".*")] == []
     assert groundup.publish(copy, to=tmp_path / "published").removed == ("export/model.onnx",)
     assert not (tmp_path / "published" / "export").exists()
 
@@ -202,6 +208,40 @@ def test_a_failure_half_way_leaves_what_was_there(
         groundup.publish(copy, to=place)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published", "run"]
+
+
+def test_a_kill_between_the_two_moves_loses_nothing(run: Run, place: Path) -> None:
+    (place / "LICENSE").write_text("mine")
+    os.rename(place, place.with_name(f".{place.name}.0123abcd.old"))
+    groundup.publish(run.folder, to=place)
+    assert (place / "LICENSE").read_text() == "mine"
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+
+
+def test_ctrl_c_between_the_two_moves_puts_the_folder_back(
+    run: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
+    (copy / "metrics.jsonl").write_text("{}\n")
+    before, move = {path.name: path.read_bytes() for path in place.iterdir()}, os.rename
+
+    def interrupted(source: Path, target: Path) -> None:
+        if str(source).endswith(".tmp"):
+            raise KeyboardInterrupt
+        move(source, target)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        groundup.publish(copy, to=place)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+
+
+def test_a_link_to_a_folder_keeps_pointing_there(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    groundup.publish(run.folder, to=tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "publication.json").is_file()
 
 
 def test_an_evaluation_travels_with_the_weights_it_speaks_of(run: Run, tmp_path: Path) -> None:
@@ -264,6 +304,11 @@ def _other_weights(place: Path) -> None:
     safetensors.torch.save_file({"fc.weight": torch.zeros(10, 4)}, place / "model.safetensors")
 
 
+def _device(place: Path) -> None:
+    (place / "classifier.json").unlink()
+    (place / "classifier.json").symlink_to("/dev/zero")
+
+
 BOMB = b"a: &a [x,x,x,x]\nb: &b [*a,*a,*a,*a]\nc: [*b,*b,*b,*b]\n"
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a flipped bit": (_flipped, "does not match publication.json"),
@@ -295,6 +340,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "code in YAML": (_recipe("name: digits", "name: !!python/object/apply:os.system ['true']"), "not valid YAML"),
     "a bomb": (_text("recipe.yaml", BOMB), "YAML aliases"),
     "no recipe": (lambda place: (place / "recipe.yaml").unlink(), "there is no such file"),
+    "a day that is none": (_recipe("name: digits", "name: 2001-99-99"), "not valid YAML"),
+    "a number of 5,000 digits": (_recipe("seed: 0", f"seed: {'1' * 5000}"), "not valid YAML"),
+    "no classifier": (lambda place: (place / "classifier.json").unlink(), "there is no such file"),
+    "a device": (_device, "is not a file"),
     "a huge recipe": (_text("recipe.yaml", b"#" * (17 << 20)), "at most"),
 }
 
@@ -309,6 +358,12 @@ def test_a_damaged_or_hostile_publication_gives_a_clear_error_before_anything_is
     with pytest.raises(GroundupError, match=said) as caught:
         groundup.load(place)
     assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("own", [["model"], "model", 1])
+def test_nonsense_in_a_summary_does_not_keep_it_from_loading(own: object, place: Path) -> None:
+    _edited_json("summary.json", own=own)(place)
+    assert len(groundup.load(place).classes) == 10
 
 
 def test_a_run_with_a_network_of_its_own_is_published_and_loaded_with_it(tmp_path: Path, images: torch.Tensor) -> None:

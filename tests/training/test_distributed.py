@@ -5,7 +5,10 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +18,11 @@ import torch
 
 from groundup.augment import MIX_GROUP, mix_groups
 from groundup.basis.errors import UsageError
+from groundup.basis.interruption import Interrupted, StopRequest
+from groundup.runs.prepare import build_job, build_network, make_plan
+from groundup.runs.unchanged import engine_of_all
 from groundup.training import TrainSettings, World, check_equal_parts, choose_engine, job_id, share_of, together
+from groundup.training.distributed import TorchrunWorld
 
 SCRIPT = Path(__file__).with_name("together.py")
 PROCESSES = 3
@@ -172,6 +179,68 @@ with together() as world:
     assert "LostProcess: another process of this run has died or has not answered within" in waiting
 
 
+Worlds = Callable[[int, tuple[int, ...]], list[TorchrunWorld]]
+
+
+@pytest.fixture
+def worlds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worlds]:
+    """worlds(size, restarts): processes, here threads, that meet at a store like torchrun's, which outlives them. `restarts`: how
+    often each one's machine says that it has started."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in (
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", store.port),
+        ("TORCHELASTIC_USE_AGENT_STORE", True),
+    ):
+        monkeypatch.setenv(name, str(value))
+
+    def meet(size: int, restarts: tuple[int, ...]) -> list[TorchrunWorld]:
+        environments = [
+            {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(size), "TORCHELASTIC_RESTART_COUNT": str(count)}
+            for rank, count in enumerate(restarts)
+        ]
+        with ThreadPoolExecutor(size) as threads:
+            return [future.result(60) for future in [threads.submit(TorchrunWorld, each) for each in environments]]
+
+    yield meet
+    del store
+
+
+def test_processes_that_are_started_again_meet_although_the_store_remembers_and_machines_count_differently(
+    worlds: Worlds,
+) -> None:
+    first, second, third = worlds(3, (0, 0, 0))
+    assert first.from_main(lambda: "old") == "old"
+    assert second.from_main(lambda: "not asked") == "old"
+    third.leave(OSError("its disk"))
+    first, second = worlds(2, (0, 1))  # a machine less; the one that failed has counted, the other has not
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(second.from_main, lambda: "not asked")
+        time.sleep(0.3)
+        assert not answer.done(), "what an earlier start decided does not count"
+        first.from_main(lambda: "new")
+        assert answer.result(30) == "new"
+
+
+def test_a_process_that_was_told_to_stop_ends_after_process_0_has_saved(worlds: Worlds) -> None:
+    first, second = worlds(2, (0, 0))
+    for world in (first, second):
+        world.stop(StopRequest())
+    stopped = Interrupted("SIGTERM", 143)
+    with ThreadPoolExecutor(1) as threads:
+        leaving = threads.submit(second.leave, stopped)
+        time.sleep(0.3)
+        assert not leaving.done(), "torchrun would give process 0 thirty seconds from here"
+        first.leave(stopped)
+        leaving.result(30)
+
+
+def test_want_of_memory_in_a_collective_is_not_blamed_on_another_process(worlds: Worlds) -> None:
+    (world,) = worlds(1, (0,))
+    with pytest.raises(torch.OutOfMemoryError), world._collective():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def test_shares_are_contiguous_cover_everything_and_differ_by_one_at_most() -> None:
     for count in (0, 1, 2, 3, 64, 65, 1000):
         for size in (1, 2, 3, 7, 8):
@@ -206,6 +275,36 @@ def four() -> World:
         rank, size, local_rank, local_size, is_shared = 1, 4, 1, 4, True  # type: ignore[assignment]
 
     return Four()
+
+
+def test_a_process_without_a_part_of_the_first_batch_knows_the_scale_of_fp16(lab: Any) -> None:
+    recipe = lab.recipe()
+    plan = make_plan(recipe, lab.splits(recipe))
+    engine = replace(choose_engine(recipe.train, 10), precision="fp16")
+    _, state = build_job(plan, engine, build_network(plan, engine), lambda: None)
+    for parameter in state.model.parameters():
+        parameter.grad = torch.full_like(parameter, 2.0**16)
+    state.scaler.unscale_(state.optimizer)  # refused by a scaler that has scaled nothing
+    assert all((parameter.grad == 1).all() for parameter in state.model.parameters())
+
+
+def test_process_0_decides_on_the_arithmetic_and_another_kind_of_device_is_refused() -> None:
+    mine = choose_engine(TrainSettings(epochs=1, batch_size=8, device="cpu", threads=3), 100)
+
+    class Second(World):
+        rank, size = 1, 2
+
+        def __init__(self, first: Any) -> None:
+            self._first = first
+
+        def from_main(self, make: Any) -> Any:
+            return self._first
+
+    first = replace(mine, precision="bf16", compiled=True, why="its own", threads=5)
+    assert engine_of_all(Second(first), mine) == replace(first, threads=3)
+    assert engine_of_all(World(), mine) == mine
+    with pytest.raises(UsageError, match="process 1 would train on cpu, process 0 on cuda:0"):
+        engine_of_all(Second(replace(first, device="cuda:0")), mine)
 
 
 def test_cores_are_shared_among_the_processes_of_a_machine(four: World, monkeypatch: pytest.MonkeyPatch) -> None:

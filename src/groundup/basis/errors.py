@@ -5,6 +5,7 @@ Every message names the key or file, the value that was seen, what is allowed, a
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 _LESS_MEMORY = (
@@ -47,6 +48,12 @@ class OutOfMemory(GroundupError):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint or _LESS_MEMORY)
+
+
+def masked(text: str) -> str:
+    """`text` without what may be secret in the addresses in it: a user with a password, a query such as a signature."""
+    text = re.sub(r"://[^/\s]*@", "://***@", text)
+    return re.sub(r"(://[^\s'\"?]*)\?[^\s'\"]+", r"\1?***", text)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

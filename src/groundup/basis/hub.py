@@ -1,8 +1,8 @@
 """Names of repositories on the Hugging Face Hub, and the Hub's failures in words that somebody can act on.
 
 A reference is `hf:OWNER/NAME`, or `hf:OWNER/NAME@REVISION` for a branch, tag or commit. Tokens come from the
-environment (HF_TOKEN) or
-the client's own login and are handled by the client alone; a message of the Hub that repeats one is printed without it.
+environment (HF_TOKEN) or the client's own login and are handled by the client alone; a message of the Hub that repeats
+one is printed without it.
 """
 
 import os
@@ -18,6 +18,7 @@ PREFIX = "hf:"
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _TOKENS = "https://huggingface.co/settings/tokens"
+_AGAIN = "run the command again: what is there already is not sent twice"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _explained(error: BaseException, what: str) -> GroundupError | None:
         if _is_of_the_network(link):
             return GroundupError(
                 f"{what}: the Hub could not be reached ({type(link).__name__})",
-                hint="check the network, then run the command again: what has been sent is not sent twice",
+                hint=f"check the network, then {_AGAIN}",
             )
     if type(error).__module__.partition(".")[0] == "huggingface_hub" or isinstance(error, ValueError | RuntimeError):
         # The client's own refusals, such as metadata that the Hub does not accept, and failures of its transports.
@@ -122,14 +123,13 @@ def _refusal(error: BaseException, what: str) -> GroundupError:
         )
     if status in (409, 412):
         return GroundupError(
-            f"{what}: the repository was changed at the same time, nothing was committed{said}",
-            hint="run the command again",
+            f"{what}: the repository was changed at the same time, nothing was committed{said}", hint=_AGAIN
         )
     if status == 429:
         return GroundupError(f"{what}: too many requests{said}", hint="wait some minutes, then run the command again")
     return GroundupError(
         f"{what}: the Hub answered with status {status}{said}",
-        hint="nothing was committed; run the command again later: what has been sent is not sent twice",
+        hint=f"wait some minutes, then {_AGAIN}",
     )
 
 

@@ -2,12 +2,19 @@
 
 import os
 
+# What torchrun sets. Some clusters set RANK and WORLD_SIZE for every program.
+_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
 
 
 def usable_cores() -> int:
     """How many CPU cores this process may use: fewer than the machine has in a container or under an affinity mask."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def is_launched() -> bool:
+    """Whether torchrun, or what sets the same variables, started this process."""
+    return all(name in os.environ for name in _LAUNCHED)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -9,11 +9,16 @@ import typer
 
 from groundup.basis.errors import UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
-from groundup.cli.options import AsJson, RunArgument
+from groundup.cli.options import AsJson, TrainedArgument
 
 
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, e.g. runs/digits-001.", show_default=False)],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run folders, e.g. runs/digits-001, published folders or hf:OWNER/NAME.", show_default=False
+        ),
+    ],
     tta: Annotated[
         str, typer.Option(help="Test-time augmentation: none, flip, translate, flip_translate or multi_crop.")
     ] = "none",
@@ -71,7 +76,7 @@ def evaluate(
 
 
 def predict(
-    run: RunArgument,
+    run: TrainedArgument,
     images: Annotated[
         list[Path],
         typer.Argument(
@@ -85,7 +90,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes of each picture.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """The five most probable classes of each picture, by name.
+    """The most probable classes of each picture, by name.
 
     Example: groundup predict runs/digits-001 photo.png
     Example: groundup predict runs/digits-001 photos/ --out predictions.csv
@@ -105,11 +110,8 @@ def predict(
     classifier = load(run)
     answers = {str(image): classifier.predict(image, top) for image in images}
     if as_json:
-        print(
-            json.dumps(
-                {name: [{"class": label, "probability": p} for label, p in top] for name, top in answers.items()}
-            )
-        )
+        found = {name: [{"class": label, "probability": p} for label, p in best] for name, best in answers.items()}
+        print(json.dumps(found))
         return
     for name, best in answers.items():
         print(name)

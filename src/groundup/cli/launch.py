@@ -5,13 +5,12 @@ from typing import Annotated
 import typer
 
 from groundup.basis.errors import UsageError
+from groundup.cli.options import Overrides
 
 
 def launch(
     recipe: Annotated[str, typer.Argument(help="Library name or path of a recipe.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Overrides, KEY=VALUE, e.g. train.epochs=3.", show_default=False)
-    ] = None,
+    overrides: Overrides = None,
     slurm: Annotated[bool, typer.Option("--slurm", help="A batch script for SLURM that requeues itself.")] = False,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
     gpus_per_node: Annotated[

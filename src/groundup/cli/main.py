@@ -11,6 +11,7 @@ import typer
 
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
+from groundup.basis.machine import is_launched
 from groundup.cli.data import data_app
 from groundup.cli.finished import evaluate, predict, report
 from groundup.cli.launch import launch
@@ -135,7 +136,9 @@ def resume(
     ],
     into: Annotated[
         Path | None,
-        typer.Option("--run", help="Folder for a run from a mirror; by default runs/NAME.", show_default=False),
+        typer.Option(
+            "--run", "--run-folder", help="Folder for a run from a mirror; by default runs/NAME.", show_default=False
+        ),
     ] = None,
     from_mirror: Annotated[
         bool, typer.Option("--from-mirror", help="Take the newer checkpoint from the recipe's mirror, if it has one.")
@@ -155,7 +158,7 @@ def resume(
 def _report(run: Any, as_json: bool) -> None:
     from groundup.runs.summary import result_line
 
-    if os.environ.get("RANK", "0") != "0":  # of the processes that torchrun started the first one tells
+    if _rank() != "0":
         return
     if as_json:
         print(json.dumps({"run": str(run.folder), **run.summary}))
@@ -179,6 +182,11 @@ def _seconds(text: str | None) -> float | None:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def _rank() -> str:
+    """The number of this process among those that torchrun started, of which 0 tells what there is to tell."""
+    return os.environ["RANK"] if is_launched() else "0"
+
+
 def main() -> None:
     """Run the command line. Exit status: 0 done, 1 error of the run, 2 mistake of the caller, 130/143 interrupted, resumable."""
     if os.name == "nt":
@@ -189,7 +197,7 @@ def main() -> None:
     try:
         app(prog_name="groundup")
     except Interrupted as stopped:
-        if os.environ.get("RANK", "0") == "0":
+        if _rank() == "0":
             print(f"stopped: {stopped.reason}", file=sys.stderr)
         sys.exit(stopped.exit_code)
     except GroundupError as error:
@@ -200,11 +208,11 @@ def main() -> None:
 
 def _fail(error: Exception, said: str, status: int) -> NoReturn:
     """Say what is wrong and end. Of several processes that torchrun started the first says it, or the only one to know."""
-    if (rank := os.environ.get("RANK", "0")) == "0":
+    if (rank := _rank()) == "0":
         print(f"error: {said}", file=sys.stderr)
     elif getattr(error, "only_here", False):
         print(f"process {rank}: error: {said}", file=sys.stderr)
-    if "LOCAL_RANK" in os.environ:
+    if is_launched():
         # A lost process may leave a GPU waiting for it, and the interpreter's end with it.
         sys.stdout.flush()
         sys.stderr.flush()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from groundup.basis.interruption import StopRequest
-from groundup.cli.options import AsJson, Overrides
+from groundup.cli.options import AsJson, Overrides, say
 
 
 def bench(
@@ -27,7 +27,7 @@ def bench(
     from groundup.runs.bench import bench
     from groundup.runs.parts import shares
 
-    result = bench(load_recipe(recipe, overrides or []), steps, profile=profile)
+    result = bench(load_recipe(recipe, overrides or []), steps, profile=profile, tell=say)
     if as_json:
         print(json.dumps(result))
         return

@@ -1,7 +1,6 @@
 """The commands that make a finished run public: `groundup publish`, `export`, `demo`."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,7 @@ import typer
 
 from groundup.basis.errors import UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
-from groundup.cli.options import AsJson, RunArgument
+from groundup.cli.options import AsJson, RunArgument, TrainedArgument, say
 
 
 def publish(
@@ -24,7 +23,7 @@ def publish(
     ] = None,
     include: Annotated[
         list[str] | None,
-        typer.Option("--with", help="Also publish: export (what `groundup export` made).", show_default=False),
+        typer.Option(help="Also publish: export (what `groundup export` made).", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +43,7 @@ def publish(
 
 
 def export(
-    run: RunArgument,
+    run: TrainedArgument,
     to: Annotated[str, typer.Option(help="onnx, pt2 or safetensors.", show_default=False)],
     overrides: Annotated[
         list[str] | None,
@@ -102,12 +101,8 @@ def demo(
         if space is not None:
             from groundup.ship.demo_space import write_space
 
-            print(write_space([Path(run) for run in runs], space, stop, _say))
+            print(write_space([Path(run) for run in runs], space, stop, say))
             return
         from groundup.ship.demo import DemoSettings, serve
 
-        serve(runs, DemoSettings(host=host, port=port, share=share == "on"), stop, _say)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        serve(runs, DemoSettings(host=host, port=port, share=share == "on"), stop, say)

@@ -10,7 +10,7 @@ import typer
 
 from groundup.basis.errors import UsageError
 from groundup.basis.interruption import StopRequest
-from groundup.cli.options import AsJson
+from groundup.cli.options import AsJson, say
 
 sweep_app = typer.Typer(help="Many runs of one recipe: a grid, random draws, a search.", no_args_is_help=True)
 
@@ -46,7 +46,7 @@ def run(
             _list(sweep, stop, as_json)
             return
         store = begin(sweep, folder)
-        run_workers(store, stop, _say)
+        run_workers(store, stop, say)
     _result(store, as_json)
 
 
@@ -68,13 +68,13 @@ def work(
         from groundup.compare.sweeping import join
 
         joined = join(store, folder, name)
-        worker.work(joined, stop, _say)
+        worker.work(joined, stop, say)
     if not quiet:
         _result(joined, as_json)
 
 
 def _refuse_torchrun() -> None:
-    from groundup.training import is_launched
+    from groundup.basis.machine import is_launched
 
     if is_launched():
         raise UsageError(
@@ -148,7 +148,3 @@ def _result(store: Any, as_json: bool) -> None:
     from groundup.compare.status import result_lines, summary_of
 
     print(json.dumps(summary_of(store)) if as_json else "\n".join([*result_lines(store), str(store.folder)]))
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

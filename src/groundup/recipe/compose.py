@@ -133,7 +133,10 @@ def parse_mapping(name: str, text: str, what: str) -> dict[str, Any]:
     """The values of a YAML file called `name`; `what` says what the file should be."""
     try:
         values = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+    ) as error:  # ValueError: a date without such a day, a number of thousands of digits
         raise UsageError(f"{name}: not valid YAML: {error}") from None
     except RecursionError:
         raise UsageError(f"{name}: nested too deeply") from None
@@ -165,7 +168,7 @@ def lay_override(values: dict[str, Any], override: str) -> None:
         raise UsageError(f"override {override!r}: write key=value, e.g. train.epochs=3")
     try:
         value = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"override {override!r}: the value is not valid YAML: {error}") from None
     *path, last = key.strip().split(".")
     here: Any = values

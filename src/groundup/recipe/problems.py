@@ -1,6 +1,5 @@
 """Pydantic's findings, told to a person: key, value, what is allowed, the nearest known name. All problems at once."""
 
-import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from types import UnionType
@@ -8,7 +7,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from groundup.basis.errors import UsageError, listed, nearest
+from groundup.basis.errors import UsageError, listed, masked, nearest
 from groundup.recipe.schema import Recipe
 
 # A value is shown short: YAML's aliases let a small file stand for gigabytes of text.
@@ -74,8 +73,7 @@ def _explain_one(finding: Any, values: Mapping[str, Any], root: type[BaseModel],
 
 
 def _short(value: Any) -> str:
-    # What stands before an @ in an address may be a password: it is not repeated.
-    return re.sub(r"//[^/\s]*@", "//***@", _REPR.repr(value))
+    return masked(_REPR.repr(value))
 
 
 def _keys_without_tags(location: tuple[int | str, ...], values: Any) -> list[str]:

@@ -22,27 +22,41 @@ from groundup.runs.batch_size import with_batch_size
 from groundup.runs.folder import environment
 from groundup.runs.parts import seconds_by_part
 from groundup.runs.prepare import build_job, build_network, make_plan, open_data, with_measured_constants
-from groundup.training import choose_engine, train_step
+from groundup.training import Job, TrainingState, choose_engine, train_step
 
 
 def bench(
-    recipe: Recipe, steps: int = 5, stop: StopRequest | None = None, profile: Path | None = None
+    recipe: Recipe,
+    steps: int = 5,
+    stop: StopRequest | None = None,
+    profile: Path | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Train `steps` steps per input size of the run and measure them.
 
     Gives, per input size: images/s, TFLOP/s, `mfu`, and the median seconds of a step and of its parts (`seconds_by_part`); then the
     peak memory in bytes and `advice`, lines of text. `profile`: a file for torch's trace of two steps at the last input size, which
-    ui.perfetto.dev opens.
+    ui.perfetto.dev opens; `tell`: what is decided on the way, in words.
     """
     if profile is not None and profile.exists():
         raise UsageError(f"--profile {str(profile)!r}: exists, and is not overwritten", hint="give another name")
     stop = stop or StopRequest()
     splits = open_data(recipe, stop)
-    recipe = with_batch_size(with_measured_constants(recipe, splits), splits, _say, stop.check)
+    recipe = with_batch_size(with_measured_constants(recipe, splits), splits, tell, stop.check)
     plan = make_plan(recipe, splits)
     engine = choose_engine(recipe.train, plan.clock.total_steps)
     engine.activate()
     job, state = build_job(plan, engine, build_network(plan, engine), stop.check)
+    try:
+        return _measured(job, state, recipe, steps, stop, profile)
+    finally:
+        job.data.close()
+
+
+def _measured(
+    job: Job, state: TrainingState, recipe: Recipe, steps: int, stop: StopRequest, profile: Path | None
+) -> dict[str, Any]:
+    engine = job.engine
     ceiling = matrix_flops(engine.torch_device, engine.precision)
     sizes = []
     firsts = {
@@ -79,10 +93,6 @@ def bench(
         "advice": advice(recipe, engine, sizes),
         **environment(),
     }
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def matrix_flops(device: torch.device, precision: str, size: int | None = None) -> float:

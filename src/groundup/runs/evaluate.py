@@ -4,10 +4,11 @@ What is asked for is measured and added to the run's evaluation.json, evaluation
 the folder, stay as they are.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,14 @@ from groundup.runs.evaluation_file import (
     write_sections,
 )
 from groundup.runs.evaluation_page import NAME, text, write_page
-from groundup.runs.folder import RunFolder, open_run_folder
-from groundup.runs.load import load
-from groundup.runs.prepare import open_data
+from groundup.runs.folder import RunFolder
+from groundup.runs.load import classifier_of
+from groundup.runs.publication import LOADED
 from groundup.runs.reports import SECTIONS, Facts, Subject
 from groundup.runs.reports.accuracy import evaluation_of
 from groundup.runs.reports.base import view_name
 from groundup.runs.reports.comparison import Member, compare, short_names
+from groundup.runs.trained import Trained, data_of, fingerprint_of, open_trained, require_same_data
 from groundup.training import choose_engine
 
 # What can be asked for by name; accuracy always is, and what compares runs follows from their number.
@@ -78,11 +80,17 @@ class Wanted:
 class Report:
     """What one evaluation of one run found. `sections`: only what was measured now."""
 
-    folder: RunFolder
+    run: Trained
     name: str
     result: Evaluation
     sections: Sections
+    optimistic: bool
     notes: tuple[str, ...] = ()
+
+    @property
+    def page(self) -> Path | None:
+        """The page that shows it, None where nothing is kept: for a repository of the Hub."""
+        return self.run.folder.path / NAME if self.run.is_ours else None
 
 
 def evaluate(
@@ -95,14 +103,15 @@ def evaluate(
     model: nn.Module | None = None,
     data: Splits | None = None,
 ) -> Evaluation:
-    """Evaluate a run; adds to the evaluation.json and evaluation.html of its folder.
+    """Evaluate a run; adds to the evaluation.json and evaluation.html of its folder. Of `hf:OWNER/NAME` nothing is kept.
 
     sections: names of EXTRA. `model`, `data`: the network and splits of a run that was trained with your own.
     """
     wanted = Wanted(tta, split, tuple(sections))
     wanted.check(1)
-    subject = _open(Path(run), wanted, stop or StopRequest(), lambda text: None, model, data)
-    return _measure(subject, Path(run).name, wanted).result
+    with _writable([run]) as (trained,):
+        subject = _open(trained, wanted, stop or StopRequest(), lambda text: None, model, data)
+        return _measure(trained, subject, Path(run).name, wanted).result
 
 
 def evaluate_runs(
@@ -113,21 +122,45 @@ def evaluate_runs(
     names = short_names(runs)
     if len({run.resolve() for run in runs}) < len(runs):
         raise UsageError("a run is named twice", hint="name every run once")
-    _require_one_data(runs)
+    with _writable(runs) as opened:
+        _require_one_data(opened)
+        return _evaluated(opened, names, wanted, stop, tell)
+
+
+@contextmanager
+def _writable(runs: Sequence[Path | str]) -> Iterator[list[Trained]]:
+    """The runs, with folders that may be written to. A repository's is a temporary one: the Hub's copy stays as it is."""
+    with ExitStack() as stack:
+        opened = []
+        for run in runs:
+            trained = open_trained(run)
+            if not trained.is_ours:
+                place = Path(stack.enter_context(TemporaryDirectory(prefix="groundup-")))
+                for name in LOADED:
+                    if (file := trained.folder.path / name).is_file():
+                        (place / name).symlink_to(file.resolve())  # what is written takes the place of the link
+                trained = replace(trained, folder=RunFolder(place))
+            opened.append(trained)
+        yield opened
+
+
+def _evaluated(
+    opened: Sequence[Trained], names: Sequence[str], wanted: Wanted, stop: StopRequest, tell: Callable[[str], None]
+) -> list[Report]:
     reports, members = [], []
     first: Splits | None = None
-    for run, name in zip(runs, names, strict=True):
-        if len(runs) > 1:
+    for trained, name in zip(opened, names, strict=True):
+        if len(opened) > 1:
             tell(f"evaluating {name}")
-        subject = _open(run, wanted, stop, tell)
+        subject = _open(trained, wanted, stop, tell)
         if first is not None:
-            _require_same_images(first, subject, str(runs[0]), str(run))
+            _require_same_images(first, subject, str(opened[0].reference), str(trained.reference))
         first = first or subject.splits
-        reports.append(_measure(subject, name, wanted))
-        chosen = f"{name} (chosen on test)" if _is_optimistic(subject.folder) else name
+        reports.append(_measure(trained, subject, name, wanted))
+        chosen = f"{name} (chosen on test)" if reports[-1].optimistic else name
         weights = weights_checksum(subject.folder)
         members.append(Member(chosen, subject.recipe, *subject.logits(), wanted.tta, weights))
-    if len(runs) == 1:
+    if len(opened) == 1:
         return reports
     found = compare(members, wanted.ensemble)
     facts = {"comparison": {view_of(wanted.view, SECTIONS["comparison"].measured_on(found)): found}}
@@ -142,12 +175,12 @@ def json_of(reports: Sequence[Report]) -> dict[str, Any]:
     """What was measured now as `json` can write it: of one run its numbers, of several a list and their comparison."""
     several = [
         {
-            "run": str(report.folder.path),
-            "optimistic": _is_optimistic(report.folder),
+            "run": str(report.run.reference),
+            "optimistic": report.optimistic,
             **report.result.to_dict(),
             **{key: facts for key, views in report.sections.items() for facts in views.values() if key not in _APART},
             "notes": list(report.notes),
-            "page": str(report.folder.path / NAME),
+            "page": None if report.page is None else str(report.page),
         }
         for report in reports
     ]
@@ -163,24 +196,23 @@ def text_of(reports: Sequence[Report]) -> list[str]:
     for report in reports:
         own = {key: views for key, views in report.sections.items() if key != "comparison"}
         lines += [*([report.name] if len(reports) > 1 else []), *text(own)]
-        if _is_optimistic(report.folder):
+        if report.optimistic:
             lines.append("OPTIMISTIC: the run was chosen on the test split, so new images will be classified less well")
-        lines += [*(f"note: {note}" for note in report.notes), str(report.folder.path / NAME), ""]
+        lines += [*(f"note: {note}" for note in report.notes), *([str(report.page)] if report.page else []), ""]
     if len(reports) > 1:
         lines += text({"comparison": reports[0].sections["comparison"]})
     return lines if lines[-1] else lines[:-1]
 
 
 def _open(
-    run: Path,
+    trained: Trained,
     wanted: Wanted,
     stop: StopRequest,
     tell: Callable[[str], None],
     model: nn.Module | None = None,
     data: Splits | None = None,
 ) -> Subject:
-    folder = open_run_folder(run)
-    recipe = folder.recipe()
+    run, folder, recipe = trained.reference, trained.folder, trained.recipe
     if wanted.split == "test" and folder.summary() is None:
         raise UsageError(
             f"run {str(run)!r}: is not finished, and the test split is read once, at the end",
@@ -188,9 +220,12 @@ def _open(
         )
     if "generalisation" in wanted.sections and folder.summary() is None:
         raise UsageError(f"run {str(run)!r}: is not finished, and --generalisation reads the test split")
-    classifier = load(run, model)
-    splits = data or open_data(recipe, stop)
-    require_same_data(folder, splits)
+    classifier = classifier_of(trained, model)
+    if data is None:
+        splits = data_of(trained, stop)
+    else:
+        require_same_data(folder, data)
+        splits = data
     engine = choose_engine(recipe.train, total_steps=1)
     engine.activate()
     classifier.model.to(engine.torch_device)
@@ -211,7 +246,7 @@ def _open(
     return subject
 
 
-def _measure(subject: Subject, name: str, wanted: Wanted) -> Report:
+def _measure(run: Trained, subject: Subject, name: str, wanted: Wanted) -> Report:
     """Measure what is wanted, and write it down."""
     keys = [*wanted.sections, *(["corrupted"] if wanted.corrupted else [])]
     facts = {}
@@ -221,19 +256,18 @@ def _measure(subject: Subject, name: str, wanted: Wanted) -> Report:
                 subject.tell(f"measuring: {section.title.lower()}")
             found = section.measure(subject)
             facts[key] = {view_of(subject.view, section.measured_on(found)): found}
-    report = Report(subject.folder, name, evaluation_of(subject), {})
+    report = Report(run, name, evaluation_of(subject), {}, _is_optimistic(subject.folder))
     return _kept(report, facts)
 
 
 def _kept(report: Report, facts: Sections) -> Report:
     """The report with `facts` added, which are in the run folder then: evaluation.json, evaluation.html, the card."""
-    folder = report.folder
+    folder, recipe = report.run.folder, report.run.recipe
     known = read_sections(folder)
     merged = {
         key: _joined(key, known.get(key, {}), facts.get(key, {})) for key in SECTIONS if key in known or key in facts
     }
     write_sections(folder, merged)
-    recipe = folder.recipe()
     write_page(folder, recipe, merged)
     summary = folder.summary()
     ours = summary is None or write_card(folder, recipe, summary, merged)
@@ -252,28 +286,14 @@ def _joined(key: str, known: Mapping[str, Facts], new: Mapping[str, Facts]) -> d
     return merged
 
 
-def _fingerprint(folder: RunFolder) -> Any:
-    """The fingerprint of the data that the run was trained on, None if it does not say."""
-    return json.loads(folder.classifier_file.read_text()).get("data") if folder.classifier_file.exists() else None
-
-
-def require_same_data(folder: RunFolder, splits: Splits) -> None:
-    """UsageError if the recipe's data is not what the run was trained on: images of test may have been in train."""
-    trained_on = _fingerprint(folder)
-    if trained_on not in (None, splits.fingerprint):
-        raise UsageError(
-            f"{folder.path}: data.source gives other images now than the run was trained on "
-            f"(fingerprint {trained_on}, now {splits.fingerprint})",
-            hint="put the data back; a run trained on data handed in from Python is evaluated with `data=` in Python",
-        )
-
-
-def _require_one_data(runs: Sequence[Path]) -> None:
+def _require_one_data(runs: Sequence[Trained]) -> None:
     """UsageError if two runs were trained on different images; told before any of them is evaluated."""
-    known = {run: _fingerprint(open_run_folder(run)) for run in runs}
-    for run, found in known.items():
-        if None not in (found, known[runs[0]]) and found != known[runs[0]]:
-            raise _other_data(str(runs[0]), str(run), "data.source, data.resolution or data.resize differs")
+    one = fingerprint_of(runs[0].folder)
+    for run in runs:
+        found = fingerprint_of(run.folder)
+        if None not in (found, one) and found != one:
+            why = "data.source, data.resolution or data.resize differs"
+            raise _other_data(str(runs[0].reference), str(run.reference), why)
 
 
 def _require_same_images(first: Splits, subject: Subject, one: str, other: str) -> None:

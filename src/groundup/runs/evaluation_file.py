@@ -9,6 +9,7 @@ the run reports now are not read.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from groundup.basis.errors import GroundupError
 from groundup.basis.files import sha256, write_json
 from groundup.runs.folder import RunFolder
 from groundup.runs.load import chosen_checkpoint, reported_weights
-from groundup.runs.publication import is_publication
+from groundup.runs.publication import is_publication, small_text
 from groundup.version import __version__
 
 FORMAT_VERSION = 1
@@ -46,11 +47,23 @@ def fullest(sections: Mapping[str, Any], section: str, split_and_tta: str = "tes
 def read_sections(folder: RunFolder) -> Sections:
     """What is known about the weights that the run reports; nothing without a file, or from one of another format."""
     try:
-        document = json.loads((folder.path / NAME).read_text(encoding="utf-8"))
+        document = json.loads(small_text(folder.path / NAME))
         known = document["format"] == FORMAT_VERSION and document["weights"] == weights_checksum(folder)
         return document["sections"] if known else {}
-    except (OSError, ValueError, KeyError, TypeError, GroundupError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, GroundupError):
         return {}
+
+
+def fitted_temperature(folder: RunFolder) -> float | None:
+    """The temperature of the reported weights, as `groundup evaluate --calibration` fitted it on validation; None without
+    one. One that was fitted for test-time augmentation is not taken: exports and demos look at an image once."""
+    sections = read_sections(folder)
+    try:
+        found = [fullest(sections, "calibration", split) for split in ("test", "validation", "train")]
+        fitted = [float(facts["temperature"]) for facts in found if facts and facts["temperature"] is not None]
+    except (AttributeError, KeyError, TypeError, ValueError):  # a publication's file may hold anything
+        return None
+    return next((value for value in fitted if 0 < value < math.inf), None)
 
 
 def write_sections(folder: RunFolder, sections: Sections) -> None:

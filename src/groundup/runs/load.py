@@ -1,6 +1,5 @@
 """A trained run as something to use: the network with its preprocessing and its class names, from a run folder, a
-publication or the
-Hub. Runs no code from the weights."""
+publication or the Hub. Runs no code from the weights."""
 
 import json
 from dataclasses import dataclass
@@ -16,18 +15,17 @@ from groundup.basis.files import sha256
 from groundup.data import Resize, Splits, decode_image
 from groundup.models import build_model
 from groundup.recipe import Recipe
-from groundup.runs.folder import RunFolder, open_run_folder
+from groundup.runs.folder import RunFolder
 from groundup.runs.publication import (
     CLASSIFIER_FORMAT,
     is_publication,
-    local_folder,
     read_described,
-    read_recipe,
     require_fitting,
     require_undamaged,
     shapes_in,
     summary_in,
 )
+from groundup.runs.trained import Trained, open_trained
 from groundup.training import AVERAGE, MODEL, load_weights
 
 
@@ -140,22 +138,23 @@ def load(run: Path | str, model: nn.Module | None = None) -> Classifier:
 
     `model`: the network of a run that was trained with one of your own, built as then. Nothing in the files is run as code.
     """
-    path = local_folder(run)
-    published = is_publication(path)
-    # A publication may come from strangers: it is opened by functions that believe nothing.
-    folder = RunFolder(path) if published else open_run_folder(path)
-    if not folder.classifier_file.exists():
+    return classifier_of(open_trained(run), model)
+
+
+def classifier_of(trained: Trained, model: nn.Module | None = None) -> Classifier:
+    """The classifier of a run that is opened already; `load` says more."""
+    run, folder, recipe = trained.reference, trained.folder, trained.recipe
+    if not trained.published and not folder.classifier_file.exists():
         raise UsageError(
             f"run {str(run)!r}: has not got as far as a network yet", hint=f"`groundup resume {run}` goes on"
         )
     described = read_described(folder.classifier_file)
-    recipe = read_recipe(folder.recipe_file) if published else folder.recipe()
-    weights = MODEL if published else reported_weights(folder)
+    weights = reported_weights(folder)
     checkpoint = chosen_checkpoint(folder, recipe, weights)
     shapes_in(checkpoint / weights)  # a damaged file is told as such, whatever network it is for
     if model is None:
-        own = (summary_in(path) if published else folder.summary() or {}).get("own") or {}
-        if "model" in own:
+        own = (summary_in(folder.path) if trained.published else folder.summary() or {}).get("own")
+        if isinstance(own, dict) and "model" in own:
             raise UsageError(
                 f"run {str(run)!r}: was trained with a network of its own, {own['model']}, that recipe.yaml does not describe",
                 hint="hand it in: groundup.load(run, model=...)",

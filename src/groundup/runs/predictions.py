@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -82,15 +83,13 @@ def predict_into(
     """
     if table.suffix.lower() not in FORMATS:
         raise UsageError(f"--out {str(table)!r}: ends in {table.suffix!r}; allowed: {listed(FORMATS)}")
-    if table.exists():
-        raise UsageError(
-            f"--out {str(table)!r}: exists, and is not overwritten", hint="give another name, or remove it"
-        )
+    _require_new(table)
     top = min(top, len(classifier.classes))
     notes = table.with_name(f".{table.name}.partial")
     table.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(f"{notes}.lock", timeout=0):
+        with _alone(Path(f"{notes}.lock")):
+            _require_new(table)  # another call may have ended just now
             earlier = _noted(notes, {"format": _FORMAT_VERSION, "network": _fingerprint(classifier), "top": top}, table)
             wanted = [picture for picture in pictures if str(picture) not in earlier]
             begun = len(pictures) - len(wanted)
@@ -98,7 +97,8 @@ def predict_into(
                 done = begun
                 progress(done, len(pictures))
                 for rows in _answers(classifier, wanted, top, check):
-                    lines.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                    # In ASCII: a name of a file need not be text in any encoding.
+                    lines.write("".join(json.dumps(row) + "\n" for row in rows))
                     lines.flush()
                     done += len(rows)
                     progress(done, len(pictures))
@@ -106,8 +106,24 @@ def predict_into(
             notes.unlink()
     except Timeout:
         raise UsageError(f"--out {str(table)!r}: another call is writing it") from None
-    Path(f"{notes}.lock").unlink(missing_ok=True)
     return Predictions(table, len(pictures), bad, begun)
+
+
+def _require_new(table: Path) -> None:
+    if table.exists():
+        raise UsageError(
+            f"--out {str(table)!r}: exists, and is not overwritten", hint="give another name, or remove it"
+        )
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Nobody else writes the table while inside; `Timeout` if somebody does."""
+    with FileLock(lock, timeout=0):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # while it is held: whoever comes later makes a new one
 
 
 def _answers(
@@ -157,15 +173,18 @@ def _noted(notes: Path, header: Row, table: Path) -> set[str]:
     if not lines:
         notes.write_text(json.dumps(header) + "\n")
         return set()
-    if json.loads(lines[0]) != header:
-        raise UsageError(
-            f"--out {str(table)!r}: was begun with another network or another --top",
-            hint=f"give another name, or remove {notes} to begin again",
-        )
+    begin_again = f"give another name, or remove {notes} to begin again"
+    try:
+        known, *rows = map(json.loads, lines)
+        done = {row["file"] for row in rows}
+    except (ValueError, KeyError, TypeError):  # a power cut may leave anything
+        raise UsageError(f"--out {str(table)!r}: the notes of an earlier call are damaged", hint=begin_again) from None
+    if known != header:
+        raise UsageError(f"--out {str(table)!r}: was begun with another network or another --top", hint=begin_again)
     if len(whole) < len(content):
         with open(notes, "rb+") as file:
             file.truncate(len(whole))
-    return {json.loads(line)["file"] for line in lines[1:]}
+    return done
 
 
 def _write(table: Path, notes: Path, order: list[str], top: int) -> dict[str, str]:
@@ -178,7 +197,7 @@ def _write(table: Path, notes: Path, order: list[str], top: int) -> dict[str, st
     flat = (_flat(rows[name], columns) for name in order)
     with whole_file(table) as temporary:
         if table.suffix.lower() == ".csv":
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
+            with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
                 writer = csv.DictWriter(file, columns)
                 writer.writeheader()
                 writer.writerows(flat)
@@ -200,7 +219,11 @@ def _write_parquet(path: Path, rows: Iterator[Row], columns: list[str]) -> None:
     schema = pyarrow.schema(list(kinds.items()))
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         while group := list(islice(rows, _ROWS)):
-            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
+            # Parquet holds text alone: what is none in the name of a file is replaced.
+            texts = [
+                {**row, "file": row["file"].encode(errors="surrogateescape").decode(errors="replace")} for row in group
+            ]
+            writer.write_table(pyarrow.Table.from_pylist(texts, schema=schema))
 
 
 def _fingerprint(classifier: Classifier) -> str:

@@ -11,7 +11,7 @@ without aliases or
 """
 
 import json
-from collections.abc import Mapping
+import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,6 +69,7 @@ class Described(BaseModel):
     resize: Resize = Field(description="How a picture is brought to that size.")
     mean: _Colour = Field(description="Of pixels in [0, 1].")
     std: _Colour = Field(description="Of pixels in [0, 1].")
+    data: str | None = Field(None, max_length=200, description="Fingerprint of the data that it was trained on.")
 
     @field_validator("std")
     @classmethod
@@ -123,8 +124,11 @@ def manifest_of(folder: Path) -> Manifest | None:
 def small_text(file: Path) -> str:
     """The text of a file that should be small. CheckpointError if it is not, or is no text."""
     try:
-        if (size := file.stat().st_size) > _LARGEST:
-            raise CheckpointError(f"{file}: {size:,} bytes; at most {_LARGEST:,} are read")
+        state = file.stat()
+        if not stat.S_ISREG(state.st_mode):  # a link to a device would be read for ever
+            raise CheckpointError(f"{file}: is not a file")
+        if state.st_size > _LARGEST:
+            raise CheckpointError(f"{file}: {state.st_size:,} bytes; at most {_LARGEST:,} are read")
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise CheckpointError(f"{file}: there is no such file") from None
@@ -227,7 +231,7 @@ def _shapes_of(recipe: Recipe, classes: int) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
 
 
-def summary_in(folder: Path) -> Mapping[str, Any]:
+def summary_in(folder: Path) -> dict[str, Any]:
     """summary.json of a publication, empty if it has none that can be read: nothing that is needed to load depends on it."""
     try:
         values = json.loads(small_text(folder / "summary.json"))

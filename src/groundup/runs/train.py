@@ -37,7 +37,7 @@ from groundup.runs.prepare import (
 )
 from groundup.runs.restarts import new_or_own_folder
 from groundup.runs.summary import summarize
-from groundup.runs.unchanged import begun, beside_state, refuse_different_data, same_engine
+from groundup.runs.unchanged import begun, beside_state, engine_of_all, refuse_different_data, same_engine
 from groundup.tracking import MetricsFile, TensorBoardTracker, TerminalTracker, Tracker, Trackers, WandbTracker
 from groundup.training import (
     Job,
@@ -190,7 +190,7 @@ def _prepare_and_train(
     recipe = world.from_main(lambda: _complete(recipe, splits, own, terminal))
     plan = make_plan(recipe, splits)
     checkpoint, saved = world.from_main(lambda: begun(folder, plan, terminal))
-    engine = choose_engine(recipe.train, plan.clock.total_steps, world)
+    engine = engine_of_all(world, choose_engine(recipe.train, plan.clock.total_steps, world))
     if saved is not None:
         engine = same_engine(saved, engine, terminal)
     engine.activate()

@@ -40,6 +40,17 @@ def refuse_different_data(world: World, splits: Splits) -> None:
         )
 
 
+def engine_of_all(world: World, own: Engine) -> Engine:
+    """Every process's own device, with the arithmetic of process 0: machines may differ in what `auto` means on them."""
+    first = world.from_main(lambda: own)
+    if first.torch_device.type != own.torch_device.type:
+        raise UsageError(
+            f"process {world.rank} would train on {own.device}, process 0 on {first.device}; all need the same kind of device",
+            hint="set train.device, and leave out the machine that lacks it",
+        )
+    return replace(own, precision=first.precision, compiled=first.compiled, why=first.why)
+
+
 def same_engine(saved: Engine, chosen: Engine, terminal: Tracker) -> Engine:
     """The engine the run was started with, so that a resume computes the same; another device only if that one is gone."""
     if saved.torch_device.type != chosen.torch_device.type:

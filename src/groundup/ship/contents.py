@@ -1,12 +1,12 @@
 """What a publication consists of, and how it meets what lies at its destination: what is sent, what stays, what goes.
 
 Sizes are in bytes. A file is told by its SHA-256, or by the name that git gives its content (SHA-1 of `blob SIZE\\0`
-and the content):
-the Hub tells the one of large files and the other of small ones.
+and the content): the Hub tells the one of large files and the other of small ones.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ from groundup.version import __version__
 
 CARD = "README.md"
 EXTRAS = {"export": "export"}
-"""What can be asked for with `--with` -> the folder of the run that holds it."""
+"""What can be asked for with `--include` -> the folder of the run that holds it."""
 
 # Not anybody's own: the Hub makes it in every new repository.
 _HUBS_OWN = (".gitattributes",)
@@ -71,8 +71,7 @@ class Present:
 @dataclass(frozen=True)
 class Changes:
     """What a publication does at its destination. `contents`: all of it; `send`: names of what differs there;
-    `remove`: names of what an
-    earlier publication wrote and this one lacks."""
+    `remove`: names of what an earlier publication wrote and this one lacks."""
 
     contents: tuple[Content, ...]
     send: tuple[str, ...]
@@ -89,7 +88,7 @@ def gather(
     contents = [Content(CARD, card.encode()), Content(MODEL, weights)]
     named = ("classifier.json", "recipe.yaml", "environment.json", "summary.json", "metrics.jsonl", EVALUATION)
     contents += [Content(name, folder.path / name) for name in named if (folder.path / name).is_file()]
-    contents += [Content(picture.name, picture) for picture in sorted(folder.path.glob("*.png"))]
+    contents += [Content(picture.name, picture) for picture in sorted(folder.path.glob("*.png")) if _shown(picture)]
     for extra in extras:
         contents += _extra(folder.path, extra)
     return contents
@@ -97,12 +96,18 @@ def gather(
 
 def _extra(run: Path, extra: str) -> list[Content]:
     if extra not in EXTRAS:
-        raise UsageError(f"--with {extra}: unknown; allowed: {listed(EXTRAS)}")
+        raise UsageError(f"--include {extra}: unknown; allowed: {listed(EXTRAS)}")
     place = run / EXTRAS[extra]
-    files = sorted(file for file in place.rglob("*") if file.is_file() and not file.name.startswith("."))
-    if not files:
-        raise UsageError(f"--with {extra}: the run has none", hint=f"`groundup export {run} --to onnx` makes one")
-    return [Content(file.relative_to(run).as_posix(), file) for file in files]
+    hidden = re.compile(r"(^|/)\.")  # among them what a killed export was building, which nobody has checked
+    names = {file.relative_to(run).as_posix(): file for file in sorted(place.rglob("*")) if file.is_file()}
+    contents = [Content(name, file) for name, file in names.items() if not hidden.search(name)]
+    if not contents:
+        raise UsageError(f"--include {extra}: the run has none", hint=f"`groundup export {run} --to onnx` makes one")
+    return contents
+
+
+def _shown(file: Path) -> bool:
+    return file.is_file() and not file.name.startswith(".")
 
 
 def changes(

@@ -4,11 +4,14 @@
     features.safetensors  `features`, float16 (N, D): see demo_unlike
     example-N.png         images as they are stored, S x S px
 
-The folder appears whole or not at all. One that was made with other weights is made again.
+The folder appears whole or not at all. One that was made with other weights is made again; one that holds anything else is
+somebody's own, and is left as it is.
 """
 
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,10 +24,12 @@ from PIL import Image
 from torch import Tensor
 
 from groundup import augment
+from groundup.basis.errors import GroundupError
 from groundup.basis.files import fsync_folder, write_json
 from groundup.basis.seeding import permutation
 from groundup.data import ImageSet, Splits
 from groundup.runs.load import Classifier
+from groundup.runs.publication import small_text
 from groundup.ship.demo_unlike import (
     FEWEST_HELD_OUT,
     Reference,
@@ -71,7 +76,7 @@ def read_facts(folder: Path, weights: str | None) -> Facts | None:
     from safetensors.torch import load_file
 
     try:
-        kept = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+        kept = json.loads(small_text(folder / "demo.json"))
         if kept["format"] != FORMAT_VERSION or (weights is not None and kept["weights"] != weights):
             return None
         reference = None
@@ -80,11 +85,22 @@ def read_facts(folder: Path, weights: str | None) -> Facts | None:
             reference = Reference(features, unlike["threshold"], unlike["held_out"], unlike["held_out_images"])
         # The name alone: a folder from somewhere else may not show files that lie outside of it.
         examples = tuple(Example(folder / Path(entry["file"]).name, entry["label"]) for entry in kept["examples"])
-        if not all(example.file.is_file() for example in examples):
+        if not all(example.file.is_file() and not example.file.is_symlink() for example in examples):
             return None
-        return Facts(reference, examples, kept["examples_from"], kept["missing"], kept["temperature"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        temperature = kept["temperature"]
+        if temperature is not None and not 0 < temperature < math.inf:
+            return None
+        return Facts(reference, examples, kept["examples_from"], kept["missing"], temperature)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, GroundupError, SafetensorError):
         return None
+
+
+def is_replaceable(folder: Path) -> bool:
+    """Whether `folder` is not there, or holds nothing but what `write_facts` writes."""
+    if not folder.is_dir():
+        return not folder.exists() and not folder.is_symlink()
+    ours = re.compile(r"demo\.json|features\.safetensors|example-\d+\.png")
+    return not folder.is_symlink() and all(ours.fullmatch(entry.name) for entry in folder.iterdir())
 
 
 def write_facts(

@@ -5,7 +5,6 @@ Threads  The pages' requests come in many threads. The network is asked by one t
          torch keeps a team of threads for every thread that asks.
 """
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +15,25 @@ from torch import Tensor, tensor
 
 from groundup import augment
 from groundup.basis.errors import GroundupError
-from groundup.basis.files import sha256
 from groundup.basis.interruption import StopRequest
 from groundup.evaluation.grad_cam import grad_cam
-from groundup.runs.folder import RunFolder
-from groundup.runs.load import Classifier, chosen_checkpoint, load, reported_weights
-from groundup.runs.prepare import open_data
-from groundup.runs.publication import is_publication, local_folder, summary_in
-from groundup.ship.demo_facts import FOLDER, Facts, Say, make_facts, read_facts, without_data, write_facts
+from groundup.runs.evaluation_file import fitted_temperature, weights_checksum
+from groundup.runs.load import Classifier, classifier_of
+from groundup.runs.publication import summary_in
+from groundup.runs.trained import OtherData, Trained, data_of, open_trained
+from groundup.ship.demo_facts import (
+    FOLDER,
+    Facts,
+    Say,
+    is_replaceable,
+    make_facts,
+    read_facts,
+    without_data,
+    write_facts,
+)
 from groundup.ship.demo_picture import Picture
 from groundup.ship.demo_unlike import logits_and_features
-from groundup.training import MODEL, choose_engine
+from groundup.training import choose_engine
 
 TOP = 5
 
@@ -89,59 +96,43 @@ def open_run(
 ) -> DemoRun:
     """The run in a run folder, a publication or `hf:OWNER/NAME`. What is computed for its demo is kept in RUN/demo, or in `scratch`
     if that cannot be written. `stop` may end it between images."""
-    classifier, place = load(reference), local_folder(reference)
-    if is_publication(place):
-        weights = sha256(place / MODEL)
-        facts = read_facts(place / FOLDER, weights) or without_data("it was published without its data")
-        temperature = facts.temperature or _temperature(place, weights)
-        return DemoRun(name, _result(summary_in(place)), classifier, temperature, facts)
-    folder = RunFolder(place)
+    trained = open_trained(reference)
+    folder, classifier = trained.folder, classifier_of(trained)
     weights = weights_checksum(folder)
-    classifier.model.to(choose_engine(folder.recipe().train, total_steps=1).torch_device)
-    kept = read_facts(place / FOLDER, weights)
-    facts = kept or _new_facts(folder, classifier, weights, scratch / name, stop or StopRequest(), say)
-    return DemoRun(name, _result(folder.summary() or {}), classifier, _temperature(place, weights), facts)
-
-
-def weights_checksum(folder: RunFolder) -> str:
-    """The SHA-256 of the weights that a run reports."""
-    name = reported_weights(folder)
-    checkpoint = chosen_checkpoint(folder, folder.recipe(), name)
-    return str(json.loads((checkpoint / "checksums.json").read_text())[name])
+    kept = read_facts(folder.path / FOLDER, weights)
+    temperature = fitted_temperature(folder)
+    if trained.published:
+        facts = kept or without_data("it was published without its data")
+        result = _result(summary_in(folder.path))
+        return DemoRun(name, result, classifier, facts.temperature or temperature, facts)
+    classifier.model.to(choose_engine(trained.recipe.train, total_steps=1).torch_device)
+    facts = kept or _new_facts(trained, classifier, weights, scratch / name, stop or StopRequest(), say)
+    return DemoRun(name, _result(folder.summary() or {}), classifier, temperature, facts)
 
 
 def _new_facts(
-    folder: RunFolder, classifier: Classifier, weights: str, scratch: Path, stop: StopRequest, say: Say
+    trained: Trained, classifier: Classifier, weights: str, scratch: Path, stop: StopRequest, say: Say
 ) -> Facts:
+    folder = trained.folder
     try:
-        splits = open_data(folder.recipe(), stop)
+        splits = data_of(trained, stop)
     except GroundupError as error:
         say(f"{folder.path}: no examples and no note on unlike pictures: {error.message.splitlines()[0]}")
+        if isinstance(error, OtherData):
+            return without_data("its data source gives other images now than it was trained on")
         return without_data("the data of this run could not be opened here")
-    trained_on = json.loads(folder.classifier_file.read_text()).get("data")
-    if trained_on not in (None, splits.fingerprint):
-        say(f"{folder.path}: no examples and no note on unlike pictures: data.source gives other images now")
-        return without_data("its data source gives other images now than it was trained on")
     facts, images = make_facts(classifier, splits, folder.summary() is not None, stop.check, say)
-    try:
-        return write_facts(facts, images, folder.path / FOLDER, weights)
-    except OSError as error:
-        say(f"{folder.path / FOLDER}: not kept: {error.strerror or error}")
+    place = folder.path / FOLDER
+    if not is_replaceable(place):
+        say(
+            f"{place}: holds files that groundup did not write: it is left as it is, and nothing is kept for the next start"
+        )
         return write_facts(facts, images, scratch / FOLDER, weights)
-
-
-def _temperature(place: Path, weights: str) -> float | None:
-    """The temperature in evaluation.json, if one was fitted for these weights and single views of an image."""
     try:
-        known = json.loads((place / "evaluation.json").read_text(encoding="utf-8"))
-        if known["weights"] != weights:
-            return None
-        views: dict[str, Any] = known["sections"]["calibration"]
-        fitted = [facts["temperature"] for view, facts in views.items() if "-" not in view]
-        found = next((value for value in fitted if value is not None), None)
-        return None if found is None else float(found)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return write_facts(facts, images, place, weights)
+    except OSError as error:
+        say(f"{place}: not kept: {error.strerror or error}")
+        return write_facts(facts, images, scratch / FOLDER, weights)
 
 
 def _result(summary: Any) -> str:

@@ -20,12 +20,14 @@ from PIL import Image
 
 from groundup.basis.errors import UsageError
 from groundup.basis.files import fsync_folder
+from groundup.basis.hub import is_hub
 from groundup.basis.interruption import StopRequest
+from groundup.runs.evaluation_file import weights_checksum
 from groundup.runs.folder import RunFolder
 from groundup.runs.publication import is_publication
 from groundup.runs.reports.comparison import short_names
 from groundup.ship.demo_facts import FOLDER, write_facts
-from groundup.ship.demo_model import DemoRun, open_run, weights_checksum
+from groundup.ship.demo_model import DemoRun, open_run
 from groundup.ship.demo_page import installed_gradio
 from groundup.ship.publish import publish
 from groundup.version import __version__
@@ -57,8 +59,8 @@ def write_space(
     gradio_version = installed_gradio()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UsageError(f"--space {place}: exists already, and nothing is overwritten", hint="name a new folder")
-    if (given := next((run for run in runs if is_publication(run)), None)) is not None:
-        raise UsageError(f"{given}: a publication; a Space is made of run folders")
+    if (given := next((run for run in runs if is_hub(run) or is_publication(run)), None)) is not None:
+        raise UsageError(f"{given}: a publication; a Space is made of run folders", hint="name the run folder")
     names = short_names(runs)
     place.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))

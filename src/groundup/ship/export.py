@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from groundup import augment
-from groundup.basis.errors import DataError, GroundupError, UsageError, unknown_name
+from groundup.basis.errors import GroundupError, UsageError, unknown_name
 from groundup.basis.interruption import StopRequest
 from groundup.data import ImageSet, Splits
-from groundup.recipe import Recipe, load_recipe
-from groundup.runs.evaluate import require_same_data
-from groundup.runs.evaluation_file import weights_checksum
-from groundup.runs.folder import RunFolder, open_run_folder
-from groundup.runs.load import Classifier, load
-from groundup.runs.prepare import open_data
+from groundup.recipe import Recipe, validate
+from groundup.recipe.compose import lay_override
+from groundup.runs.evaluation_file import fitted_temperature, weights_checksum
+from groundup.runs.folder import RunFolder
+from groundup.runs.load import Classifier, classifier_of
+from groundup.runs.trained import Trained, data_of, open_trained, require_same_data
 from groundup.ship import export_int8, export_onnx, export_pt2, export_safetensors
 from groundup.ship.export_check import (
     IMAGES,
@@ -33,7 +33,7 @@ from groundup.ship.export_check import (
     sample_of,
     speed,
 )
-from groundup.ship.export_module import ExportedClassifier, Facts, Runner, as_runner, facts_of, fitted_temperature
+from groundup.ship.export_module import ExportedClassifier, Facts, Runner, as_runner, facts_of
 from groundup.ship.export_place import Place, Record
 from groundup.ship.export_text import said
 
@@ -45,6 +45,7 @@ _BESIDE = {"safetensors": ("classifier.json", "recipe.yaml")}
 _DATA_KEYS = ("data.source", "data.image", "data.label", "data.cache")
 # Raised when the files that are written change, so that older ones are made again.
 _REVISION = 1
+_MOVED = "say where it is now, e.g. data.source=parquet:DIR"
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,6 @@ class _Subject:
     """The run, and what its exports are made of and compared with."""
 
     folder: RunFolder
-    recipe: Recipe
     classifier: Classifier
     splits: Splits
     facts: Facts
@@ -141,14 +141,16 @@ def export(
     `model`, `data`: the network and splits of a run that was trained with your own.
     """
     wanted.check()
-    folder = open_run_folder(run)
+    trained = open_trained(run)
+    if wanted.out is None and not trained.is_ours:
+        raise UsageError(f"{run}: has no folder to export into", hint="name one with --out DIR")
     file = _FILES[wanted.to]
     # Whose files lie there is told before anything is computed.
-    out = wanted.out or folder.path / FOLDER
+    out = wanted.out or trained.folder.path / FOLDER
     Place(out, file, _BESIDE.get(wanted.to, ())).require_ours()
     if wanted.int8:
         Place(out, export_int8.FILE).require_ours()
-    subject = _open(folder, wanted, stop or StopRequest(), tell, model, data)
+    subject = _open(trained, wanted, stop or StopRequest(), tell, model, data)
     done = [_same_as_the_run(subject)]
     if wanted.int8:
         done.append(_quantised(subject, done[0].path))
@@ -156,41 +158,40 @@ def export(
 
 
 def _open(
-    folder: RunFolder,
+    trained: Trained,
     wanted: Wanted,
     stop: StopRequest,
     tell: Callable[[str], None],
     model: nn.Module | None,
     data: Splits | None,
 ) -> _Subject:
-    if folder.summary() is None:
+    folder = trained.folder
+    if not trained.published and folder.summary() is None:
         raise UsageError(
             f"run {str(folder.path)!r}: is not finished, and an export is of its result",
             hint=f"`groundup resume {folder.path}` finishes it",
         )
-    classifier = load(folder.path, model)
-    recipe = load_recipe(str(folder.recipe_file), wanted.overrides)
-    splits = data or _data(recipe, stop)
-    require_same_data(folder, splits)
+    classifier = classifier_of(trained, model)
+    if data is None:
+        splits = data_of(trained, stop, _where_it_lies(trained, wanted), hint=_MOVED)
+    else:
+        require_same_data(folder, data)
+        splits = data
     if splits.test is None:
         raise UsageError(
             f"run {str(folder.path)!r}: its data has no test split, and an export is compared on real images"
         )
     temperature = fitted_temperature(folder)
-    facts = facts_of(classifier, recipe.name, weights_checksum(folder), temperature)
-    return _Subject(
-        folder, recipe, classifier, splits, facts, ExportedClassifier(classifier, temperature), wanted, stop, tell
-    )
+    facts = facts_of(classifier, trained.recipe.name, weights_checksum(folder), temperature)
+    return _Subject(folder, classifier, splits, facts, ExportedClassifier(classifier, temperature), wanted, stop, tell)
 
 
-def _data(recipe: Recipe, stop: StopRequest) -> Splits:
-    try:
-        return open_data(recipe, stop)
-    except DataError as error:
-        raise DataError(
-            f"an export is compared with the run on its test images, and they cannot be opened: {error.message}",
-            hint="say where they are now, e.g. data.source=parquet:DIR",
-        ) from error
+def _where_it_lies(trained: Trained, wanted: Wanted) -> Recipe:
+    """The recipe with the data where the caller says that it is now."""
+    values = trained.recipe.model_dump(mode="json", by_alias=True)
+    for override in wanted.overrides:
+        lay_override(values, override)
+    return validate(values)
 
 
 def _same_as_the_run(subject: _Subject) -> Exported:

@@ -16,8 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from groundup.runs.evaluation_file import fullest, read_sections
-from groundup.runs.folder import RunFolder
 from groundup.runs.load import Classifier
 from groundup.version import __version__
 
@@ -100,13 +98,6 @@ def facts_of(classifier: Classifier, recipe: str, weights: str, temperature: flo
         std=classifier.std,
         temperature=temperature,
     )
-
-
-def fitted_temperature(folder: RunFolder) -> float | None:
-    """The temperature of the run's weights as `groundup evaluate --calibration` fitted it on validation; None without one. One that
-    was fitted for test-time augmentation is not taken: an export looks at an image once."""
-    found = (fullest(read_sections(folder), "calibration", "test") or {}).get("temperature")
-    return None if found is None else float(found)
 
 
 def example(image_size: int, batch: int = 2) -> Tensor:

@@ -1,10 +1,10 @@
 """Publishing a finished run: to a repository of the Hugging Face Hub in one commit, or to a folder that appears whole.
 
 What is published can be loaded by `groundup.load`; the run folder is not changed. Only what differs is sent, and
-nothing that groundup did not
-write is changed or removed.
+nothing that groundup did not write is changed or removed.
 """
 
+import glob
 import os
 import secrets
 import shutil
@@ -23,6 +23,8 @@ from groundup.runs.load import chosen_checkpoint, reported_weights
 from groundup.runs.publication import MANIFEST, is_publication, manifest_of, read_described, require_fitting
 from groundup.ship import hub
 from groundup.ship.contents import CARD, Changes, Content, Present, changes, gather
+
+_OLD = ".old"
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,7 @@ def publish(
     """Publish a finished run to `hf:OWNER/NAME` or to a folder.
 
     private: a new repository is seen by its owner alone; dry_run: change nothing, tell what would be done; revision:
-    the branch, made
-    where it is missing; include: `export` for what `groundup export` made.
+    the branch, made where it is missing; include: `export` for what `groundup export` made.
     """
     folder, recipe, summary, weights = _finished(run)
     if not is_hub(to):
@@ -84,11 +85,14 @@ def publish(
     contents = gather(folder, weights, summary, include, None if repo is None else str(repo))
     names = (recipe.name, described.classes)
     if repo is None:
-        target = Path(to)
+        target = Path(to).resolve()  # a link keeps pointing there
+        _require_outside(target, folder.path)
+        if not dry_run:
+            _put_back(target)
         planned = _changes_in(target, contents, *names)
         if not dry_run:
             _write_folder(target, planned)
-        return _published(str(target), planned, None, dry_run)
+        return _published(str(to), planned, None, dry_run)
     remote = hub.look(repo)
     hub.require_privacy(repo, remote, private)
     planned = changes(contents, remote.files, remote.manifest, *names, str(repo))
@@ -137,6 +141,15 @@ def _require_folder_options(to: Path | str, private: bool, revision: str | None)
             raise UsageError(f"{option}: means nothing for a folder", hint="it belongs to --to hf:OWNER/NAME")
 
 
+def _require_outside(target: Path, run: Path) -> None:
+    """UsageError for the run folder, and for a folder in it: publishing changes nothing there."""
+    if target.resolve().is_relative_to(run.resolve()):
+        raise UsageError(
+            f"--to {target}: lies in the run folder {run}, which publishing does not change",
+            hint=f"name a folder outside of it, such as --to published/{run.resolve().name}",
+        )
+
+
 def _published(to: str, planned: Changes, url: str | None, dry_run: bool) -> Published:
     files = tuple((content.name, content.entry.size, content.name in planned.send) for content in planned.contents)
     return Published(to, files, planned.remove, planned.notes, url, dry_run)
@@ -169,9 +182,15 @@ def _inside(name: str) -> bool:
     return not name.startswith("/") and ".." not in Path(name).parts
 
 
+def _put_back(target: Path) -> None:
+    """What a kill between the two moves of `_swap` has left under another name."""
+    for old in sorted(target.parent.glob(f".{glob.escape(target.name)}.*{_OLD}")):
+        if not target.exists() and manifest_of(old) is not None:
+            os.rename(old, target)
+
+
 def _write_folder(target: Path, planned: Changes) -> None:
     """The folder with the changes made: built beside it, then swapped in. What is not ours in it is carried over."""
-    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     building = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -217,12 +236,13 @@ def _swap(building: Path, target: Path) -> None:
     if not target.exists():
         os.rename(building, target)
     else:
-        old = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
-        os.rename(target, old)
+        old = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_OLD}")
         try:
+            os.rename(target, old)
             os.rename(building, target)
-        except OSError:
-            os.rename(old, target)
+        except BaseException:  # Ctrl-C too
+            if old.exists() and not target.exists():
+                os.rename(old, target)
             raise
         shutil.rmtree(old, ignore_errors=True)
     fsync_folder(target.parent)

@@ -3,7 +3,7 @@
 from groundup.training.average import AVERAGES, Average, AverageSettings, EMASettings, NoAverage, SWASettings
 from groundup.training.checkpoint import AVERAGE, MODEL, CheckpointStore, load_checkpoint, load_weights, read_state
 from groundup.training.compiling import check_agreement, compile_network
-from groundup.training.distributed import LostProcess, World, is_launched, job_id, share_of, together
+from groundup.training.distributed import LostProcess, World, job_id, share_of, together
 from groundup.training.engine import Engine, choose_engine
 from groundup.training.gradients import check_equal_parts, gradients_of
 from groundup.training.live import LiveSchedule, LiveValues
@@ -54,7 +54,6 @@ __all__ = [
     "choose_engine",
     "compile_network",
     "gradients_of",
-    "is_launched",
     "job_id",
     "load_checkpoint",
     "load_weights",

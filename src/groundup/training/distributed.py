@@ -12,10 +12,10 @@ Shares     Of n things in a row process r of k gets the r-th run of n / k; sizes
 """
 
 import contextlib
-import itertools
 import json
 import os
 import pickle
+import secrets
 import socket
 import sys
 import time
@@ -29,17 +29,15 @@ from torch import Tensor
 
 from groundup.basis.errors import GroundupError
 from groundup.basis.interruption import Interrupted, StopRequest
+from groundup.basis.machine import is_launched, out_of_memory
 from groundup.training.agreed_stop import AgreedStop
 from groundup.training.state import TrainingState
 
 Result = TypeVar("Result")
 
-_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-# Seconds that a process waits for the reason why another one has gone, and for the others to read what it left in the store.
-_LAST_WORDS, _FAREWELL = 3.0, 30.0
-
-
-_WORLDS = itertools.count()
+# Seconds that a process waits for the others to start; for the reason why another one has gone; for the others to read what it
+# left in the store.
+_ARRIVAL, _LAST_WORDS, _FAREWELL = 600.0, 3.0, 30.0
 
 
 class LostProcess(GroundupError):
@@ -115,10 +113,9 @@ class TorchrunWorld(World):
         self.local_rank = int(environment["LOCAL_RANK"])
         self.local_size = int(environment.get("LOCAL_WORLD_SIZE", self.size))
         store, _, _ = next(dist.rendezvous("env://", self.rank, self.size))
-        # A process may train several runs one after the other, and torchrun may start all of them again: each has its own keys.
-        attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = dist.PrefixStore(f"groundup/{attempt}/{next(_WORLDS)}", store)
+        self._store = dist.PrefixStore(f"groundup/{_meet(store, self.rank, self.size)}", store)
         self._asked = 0
+        self._timeout = _FAREWELL
         self._stop: AgreedStop | None = None
 
     @property
@@ -140,6 +137,7 @@ class TorchrunWorld(World):
         self._store.add("prepared", 1)
         self._wait(lambda: self._store.add("prepared", 0) >= self.size)
         self.backend = "nccl" if device.type == "cuda" else "gloo"
+        self._timeout = timeout
         _use_loopback_if_alone_on_it(self)
         with self._collective():
             dist.init_process_group(
@@ -208,6 +206,8 @@ class TorchrunWorld(World):
         try:
             yield
         except RuntimeError as error:  # of which torch's DistError is a kind
+            if out_of_memory(error):
+                raise
             raise self._lost(error) from error
 
     def _lost(self, error: BaseException) -> BaseException:
@@ -256,6 +256,9 @@ class TorchrunWorld(World):
                 self._store.set("failure", json.dumps(failure))
             if self.is_main:
                 self._store.set("main left", said)
+        if interrupted and self._stop is not None:
+            # All stop. Once one process has ended, torchrun gives the others 30 s, and process 0 may need more for its checkpoint.
+            self._main_left(self._timeout)
         if isinstance(error, Exception) and not self.is_main and not interrupted:
             error.only_here = self._is_only_here(error, said)  # type: ignore[attr-defined]
         if not interrupted and self.backend == "nccl":
@@ -265,13 +268,18 @@ class TorchrunWorld(World):
 
     def _is_only_here(self, error: BaseException, said: str) -> bool:
         """Whether process 0 does not tell of this: it died without a word, or something else ended it."""
-        deadline = time.monotonic() + _LAST_WORDS
+        told = self._main_left(_LAST_WORDS)
+        return told is None or (not isinstance(error, LostProcess) and told != said)
+
+    def _main_left(self, seconds: float) -> str | None:
+        """Wait until process 0 has ended by an error: what it said. None if it has not by then."""
+        deadline = time.monotonic() + seconds
         with contextlib.suppress(Exception):
             while time.monotonic() < deadline:
                 if self._store.check(["main left"]):
-                    return not isinstance(error, LostProcess) and self._store.get("main left").decode() != said
+                    return self._store.get("main left").decode()
                 time.sleep(0.05)
-        return True
+        return None
 
     def close(self) -> None:
         """The run is over."""
@@ -294,6 +302,35 @@ class TorchrunWorld(World):
                 time.sleep(0.02)
 
 
+def _meet(store: dist.Store, rank: int, size: int) -> str:
+    """A name for this meeting of the processes; it returns when all have come.
+
+    The store may remember earlier meetings: a process may train one run after the other, and torchrun keeps the store when it
+    starts all of them again. Its TORCHELASTIC_RESTART_COUNT tells nothing, since each machine counts for itself. So everybody
+    comes with a name of its own, which process 0 answers.
+    """
+    own, deadline = secrets.token_hex(8), time.monotonic() + _ARRIVAL
+    if rank > 0:
+        store.set(f"groundup/here/{rank}", own)
+    while time.monotonic() < deadline:
+        if rank > 0:
+            if store.check([f"groundup/welcome/{own}"]):
+                meeting = store.get(f"groundup/welcome/{own}").decode()
+                store.add(f"groundup/{meeting}/met", 1)
+                return meeting
+        elif store.add(f"groundup/{own}/met", 0) == size - 1:
+            return own
+        else:
+            for here in [key for other in range(1, size) if store.check([key := f"groundup/here/{other}"])]:
+                # It may be of a meeting that is over; nobody reads that answer.
+                store.set(f"groundup/welcome/{store.get(here).decode()}", own)
+        time.sleep(0.02)
+    raise LostProcess(
+        f"not all of the {size} processes have started within {_ARRIVAL:.0f} s",
+        hint="see what they said, and start again",
+    )
+
+
 @contextlib.contextmanager
 def together() -> Iterator[World]:
     """The processes of this run: those that torchrun started, or this one alone. Leaving it by an error ends the others too."""
@@ -307,11 +344,6 @@ def together() -> Iterator[World]:
         world.leave(error)
         raise
     world.close()
-
-
-def is_launched() -> bool:
-    """Whether torchrun, or what sets the same variables, started this process."""
-    return all(name in os.environ for name in _LAUNCHED)
 
 
 def job_id() -> str | None:

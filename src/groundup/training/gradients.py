@@ -10,7 +10,8 @@ step, but here a part may be empty (a short last batch) and a process may cut it
 
 Shapes   a bucket is a flat tensor of the parameters' dtype; gradients become views of it, in the memory order of their parameters.
 Norms    `BatchNorm` sees the images of one process at a time; its running mean and variance become the mean over the processes that
-         had images. `num_batches_tracked` and other buffers of a network are those of process 0.
+         had images; `num_batches_tracked` is that of process 0. Other buffers stay as each process has them; a checkpoint, and so
+         a resume, has those of process 0.
 Unused   Which parameters get gradients is agreed upon in the first step. One that later gets none in any process counts as zero.
 """
 
