@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import groundup
-from groundup.cli.main import main
+from groundup.cli.main import _rank, main
 
 COMMANDS = ["recipes", "check", "train", "resume", "evaluate", "predict", "bench", "lr-find", "report", "export", "launch"]
 TINY = ["model.width=8", "train.epochs=1", "train.batch_size=50", "train.threads=1", "data.limit=200"]
@@ -239,3 +239,12 @@ def test_a_folder_that_cannot_be_made_gives_an_error_without_a_traceback(command
     assert status == 1
     assert err.startswith("error: ")
     assert "Traceback" not in err
+
+
+def test_a_process_that_torchrun_did_not_start_speaks_whatever_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")  # some clusters set it for every program
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert _rank() == "0"
+    for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    assert _rank() == "3"

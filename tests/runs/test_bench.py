@@ -7,6 +7,7 @@ import torch
 
 from groundup.basis.interruption import StopRequest
 from groundup.recipe import load_recipe
+from groundup.runs import bench as bench_module
 from groundup.runs.advice import advice
 from groundup.runs.parts import seconds_by_part, shares
 from groundup.runs.prepare import build_job, build_network, make_plan, open_data, with_measured_constants
@@ -75,3 +76,19 @@ def test_a_network_far_below_the_machine_is_explained() -> None:
     gpu = Engine("cuda", 2, "bf16", False, True, "eager: a run of 10 steps is too short to pay for it")
     assert any("too short to pay" in line for line in advice(recipe, gpu, measured(mfu=0.1, forward=0.3, backward=0.6)))
     assert torch.device(gpu.device).type == "cuda"
+
+
+def test_a_bench_tells_its_batch_and_ends_what_it_started(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, said = [], []
+    built = bench_module.build_job
+
+    def watched(*arguments: Any) -> Any:
+        job, state = built(*arguments)
+        monkeypatch.setattr(type(job.data), "close", lambda data: closed.append(data))
+        return job, state
+
+    monkeypatch.setattr(bench_module, "build_job", watched)
+    recipe = load_recipe("digits", [*tiny, "train.batch_size=auto"])
+    bench_module.bench(recipe, steps=1, tell=said.append)
+    assert len(closed) == 1
+    assert said[0].startswith("train.batch_size=auto:")

@@ -168,9 +168,10 @@ def test_copies_in_train_are_found_and_left_out(sections: dict, copied: Path, sp
 def test_the_search_for_duplicates_tells_how_far_it_is_and_sees_every_image_once(copied: Path) -> None:
     from groundup.runs.evaluate import _open
     from groundup.runs.reports import duplicates
+    from groundup.runs.trained import open_trained
 
     told: list[str] = []
-    subject = _open(copied, Wanted(sections=("duplicates",)), StopRequest(), told.append)
+    subject = _open(open_trained(copied), Wanted(sections=("duplicates",)), StopRequest(), told.append)
     subject.recipe = subject.recipe.model_copy(
         update={"evaluate": subject.recipe.evaluate.model_copy(update={"batch_size": 20})}
     )

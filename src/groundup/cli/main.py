@@ -199,7 +199,7 @@ def main() -> None:
     except Interrupted as stopped:
         if _rank() == "0":
             print(f"stopped: {stopped.reason}", file=sys.stderr)
-        sys.exit(stopped.exit_code)
+        _end(stopped.exit_code)
     except GroundupError as error:
         _fail(error, str(error), error.exit_code)
     except OSError as error:  # a full disk, a folder that may not be written
@@ -212,8 +212,13 @@ def _fail(error: Exception, said: str, status: int) -> NoReturn:
         print(f"error: {said}", file=sys.stderr)
     elif getattr(error, "only_here", False):
         print(f"process {rank}: error: {said}", file=sys.stderr)
+    _end(status)
+
+
+def _end(status: int) -> NoReturn:
     if is_launched():
-        # A lost process may leave a GPU waiting for it, and the interpreter's end with it.
+        # A lost process may leave a GPU waiting for it, and the interpreter's end with it. Taking torch down can also use up
+        # what is left of the time that torchrun gives.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
