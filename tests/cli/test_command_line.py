@@ -13,7 +13,19 @@ from PIL import Image
 import groundup
 from groundup.cli.main import _rank, main
 
-COMMANDS = ["recipes", "check", "train", "resume", "evaluate", "predict", "bench", "lr-find", "report", "export", "launch"]
+COMMANDS = [
+    "recipes",
+    "check",
+    "train",
+    "resume",
+    "evaluate",
+    "predict",
+    "bench",
+    "lr-find",
+    "report",
+    "export",
+    "launch",
+]
 TINY = ["model.width=8", "train.epochs=1", "train.batch_size=50", "train.threads=1", "data.limit=200"]
 
 Groundup = Callable[..., tuple[int, str, str]]
