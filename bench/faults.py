@@ -267,6 +267,8 @@ class Table:
         proxy.mode = mode
         before = case.step()
         went_on = case.wait(lambda: case.step() >= before + self.draw.randint(3, 6))
+        # An outage that no upload has met is none. A silent mirror is noticed only by the client's own time limit.
+        noticed = mode == "stall" or case.wait(lambda: "the upload is tried again" in case.said())
         proxy.mode = "pass"
         what = None
         if lost:
@@ -278,7 +280,7 @@ class Table:
         end = self.go_on(case, expected, what)
         copied = _copied_weights(port, url)
         end["identical"] = end["identical"] and copied == expected["weights"]
-        return {"mode": mode, "machine_lost": bool(lost), "steps_went_on": went_on, **end}
+        return {"mode": mode, "machine_lost": bool(lost), "steps_went_on": went_on, "noticed": noticed, **end}
 
     def disk(self, times: int) -> Iterator[dict[str, Any]]:
         expected = self.alone()

@@ -1,7 +1,6 @@
 """The fault table, `bench/faults.py`: in short. A row counts when every run came to the result of the run that was left alone.
 
-Slow, all of it: kills, signals, a full disk, a damaged checkpoint, failing mirrors (tests/runs/test_mirror.py) and lost processes
-(test_torchrun.py) have quick tests of their own.
+Kills, signals, a full disk and a damaged checkpoint have quick tests of their own beside this file.
 """
 
 import importlib.util
@@ -32,19 +31,18 @@ def assert_nothing_lost(row: dict[str, Any]) -> None:
     assert row["runs"] == row["finished"] == row["identical"], row["each"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_lost_machine_after_an_outage_of_the_mirror_goes_on_from_the_mirror(
     faults: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("s3fs")
-    pytest.importorskip("moto")
     for name in ("AWS_ENDPOINT_URL", *faults.outages.CREDENTIALS):
         monkeypatch.setenv(name, "")  # put back afterwards
     row = faults.Table(tmp_path, random.Random(0), epochs=4).row("outage", 1)
     assert row["each"][0]["machine_lost"]
     assert row["each"][0]["steps_went_on"]
+    assert row["each"][0]["noticed"]
     assert_nothing_lost(row)
+    said = "".join(file.read_text() for file in tmp_path.glob("*-outage/stderr"))
+    assert "the run goes on, the upload is tried again" in said
     secret = faults.outages.CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert not any(secret in file.read_bytes() for file in written)
