@@ -107,7 +107,7 @@ def test_damaged_facts_are_made_again(run: Path, damage: str) -> None:
 
 def test_without_its_data_a_run_is_shown_and_says_what_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*arguments: object) -> None:
-        raise DataError("data.source='folder:/home/somebody/pictures': there is no such folder")
+        raise DataError("data.source='folder:../somebody/pictures': there is no such folder")
 
     monkeypatch.setattr(trained, "open_data", gone)
     said: list[str] = []
