@@ -47,16 +47,14 @@ JPEGS = {
 
 
 @pytest.mark.parametrize("kind", JPEGS)
-@pytest.mark.parametrize("factor", FACTORS)
-def test_both_decoders_give_the_same_pixels_at_every_scale(kind: str, factor: int) -> None:
-    pytest.importorskip("simplejpeg")
+def test_both_decoders_give_the_same_pixels_at_every_scale(kind: str) -> None:
     fast, slow = open_image(JPEGS[kind]), open_image(JPEGS[kind], fast=False)
-    if factor > min(fast.height, fast.width):
-        pytest.skip("nothing is cut so small")
     assert (fast.height, fast.width) == (slow.height, slow.width)
-    pixels = fast.pixels(factor)
-    assert pixels.shape == (-(-fast.height // factor), -(-fast.width // factor), 3)
-    np.testing.assert_array_equal(pixels, slow.pixels(factor))
+    # No crop is so large that an image is reduced to less than a pixel.
+    for factor in (factor for factor in FACTORS if factor <= min(fast.height, fast.width)):
+        pixels = fast.pixels(factor)
+        assert pixels.shape == (-(-fast.height // factor), -(-fast.width // factor), 3)
+        np.testing.assert_array_equal(pixels, slow.pixels(factor))
 
 
 @pytest.mark.parametrize("kind", JPEGS)
@@ -135,7 +133,6 @@ def test_a_damaged_image_is_named_with_the_reason(raw: bytes, reason: str) -> No
 
 
 def test_a_huge_image_is_refused_before_its_pixels_are_read() -> None:
-    pytest.importorskip("simplejpeg")  # Pillow refuses it with words of its own
     header = bytearray(JPEGS["4:4:4"])
     place = header.index(b"\xff\xc0") + 5
     header[place : place + 4] = (20_000).to_bytes(2, "big") * 2
