@@ -1,4 +1,4 @@
-"""Shared by the tests of publishing and of what is asked of publications: a small Hub on the loopback interface."""
+"""Shared by the tests of this room: a small finished run, settings of runs for the demo, a small Hub on the loopback interface."""
 
 import importlib.util
 import sys
@@ -10,6 +10,24 @@ from typing import Any
 import huggingface_hub
 import huggingface_hub.constants
 import pytest
+
+import groundup
+from groundup.runs.train import Run
+
+TINY = ["model={name: resnet18, stem: small, width: 8}", "schedule={name: one_cycle, max_lr: 0.1}"]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of 200 digits without a validation split. Tests that change it take a copy."""
+    short = ["train={epochs: 1, batch_size: 50, threads: 1}", "data={limit: 200}"]
+    return groundup.train("digits", [*TINY, *short], run=tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def demo_settings() -> list[str]:
+    """Overrides that make digits a run of a second with enough images to say what is unlike them."""
+    return [*TINY, "train={epochs: 2, batch_size: 50, threads: 1}", "data.limit=600", "track.tensorboard=false"]
 
 
 def _loopback() -> ModuleType:

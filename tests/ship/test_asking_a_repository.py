@@ -14,24 +14,18 @@ from groundup.basis.errors import DataError, UsageError
 from groundup.cli.main import main
 from groundup.runs.evaluate import evaluate
 from groundup.runs.publication import local_folder
+from groundup.runs.train import Run
 from groundup.ship.demo_model import open_run
 from groundup.ship.demo_space import write_space
 from groundup.ship.export import Wanted, export
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-TINY = [
-    "model={name: resnet18, stem: small, width: 8}",
-    "schedule={name: one_cycle, max_lr: 0.1}",
-    "train={epochs: 1, batch_size: 50, threads: 1}",
-    "data={limit: 200}",
-]
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def run(tiny_run: Run) -> Path:
     """A finished run, calibrated on nothing."""
-    return groundup.train("digits", TINY, run=tmp_path_factory.mktemp("runs") / "tiny").folder
+    return tiny_run.folder
 
 
 @pytest.fixture

@@ -18,22 +18,14 @@ from groundup.ship.demo_facts import read_facts
 from groundup.ship.demo_model import DemoRun, open_run
 from groundup.ship.demo_picture import read_picture
 
-TINY = [
-    "model={name: resnet18, stem: small, width: 8}",
-    "schedule={name: one_cycle, max_lr: 0.1}",
-    "train={epochs: 2, batch_size: 50, threads: 1}",
-    "data.limit=600",
-    "track.tensorboard=false",
-]
-
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory, demo_settings: list[str]) -> Iterator[Path]:
     """A finished run with a validation split of 150 images."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GROUNDUP_CACHE", str(tmp_path_factory.mktemp("cache")))
         folder = tmp_path_factory.mktemp("runs") / "tiny"
-        groundup.train("digits", [*TINY, "data.validation=0.25"], run=folder)
+        groundup.train("digits", [*demo_settings, "data.validation=0.25"], run=folder)
         yield folder
 
 

@@ -35,24 +35,17 @@ _SPEC.loader.exec_module(demo_server)
 
 DOCS = Path(__file__).parents[2] / "docs" / "demo.md"
 BENCH = Path(__file__).parents[2] / "bench" / "demo_load.py"
-TINY = [
-    "model={name: resnet18, stem: small, width: 8}",
-    "schedule={name: one_cycle, max_lr: 0.1}",
-    "train={epochs: 2, batch_size: 50, threads: 1}",
-    "data.limit=600",
-    "track.tensorboard=false",
-]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory, demo_settings: list[str]) -> Iterator[Path]:
     """Two finished runs: `first`, and `second` with another seed."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("demo")
         patch.setenv("GROUNDUP_CACHE", str(folder / "cache"))
         (folder / "temporary").mkdir()
-        groundup.train("digits", [*TINY, "data.validation=0.25"], run=folder / "first")
-        groundup.train("digits", [*TINY, "seed=1"], run=folder / "second")
+        groundup.train("digits", [*demo_settings, "data.validation=0.25"], run=folder / "first")
+        groundup.train("digits", [*demo_settings, "seed=1"], run=folder / "second")
         yield folder
 
 

@@ -24,17 +24,10 @@ from groundup.runs.train import Run
 # Of the client's own HTTP library, when the client sends a large file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-TINY = [
-    "model={name: resnet18, stem: small, width: 8}",
-    "schedule={name: one_cycle, max_lr: 0.1}",
-    "train={epochs: 1, batch_size: 50, threads: 1}",
-    "data={limit: 200}",
-]
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return groundup.train("digits", TINY, run=tmp_path_factory.mktemp("runs") / "tiny")
+@pytest.fixture
+def run(tiny_run: Run) -> Run:
+    return tiny_run
 
 
 @pytest.fixture

@@ -171,6 +171,7 @@ class Lab:
             assert stop_after is not None or stop_in_evaluation is not None
         finally:
             metrics.close()
+            job.data.close()
         return part
 
     def _evaluations_until(self, number: int | None) -> Callable[[], None]:
