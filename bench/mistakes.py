@@ -66,7 +66,7 @@ ROWS = [
             "schedule={name: sequence, parts: [{schedule: {name: ramp, start_lr: 0.01, lr: 0.1}, length: 0.05dur}, "
             "{schedule: {name: cosine_restarts, lr: 0.01, final_lr: 1.0e-4, period: 25step}}]}"
         ],
-        ["schedule={name: cosine_restarts, lr: 0.1, final_lr: 1.0e-4, warmup: 0.05dur, period: 0.25dur}"],
+        ["schedule={name: cosine_restarts, lr: 0.1, final_lr: 1.0e-4, warmup: 0.05dur, period: 112step}"],
     ),
     Row(
         "stem",

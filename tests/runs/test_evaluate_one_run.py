@@ -4,6 +4,9 @@ import base64
 import io
 import json
 import re
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +17,14 @@ from torch import Tensor
 
 import groundup
 from groundup import augment
-from groundup.basis.errors import UsageError
+from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.data import Splits, load_splits
 from groundup.evaluation import NEAR_DUPLICATE, calibration, fit_temperature, with_temperature
 from groundup.evaluation.corruptions import CORRUPTIONS, corrupt
 from groundup.recipe import load_recipe
 from groundup.runs.evaluate import EXTRA, Wanted, evaluate, evaluate_runs, json_of, text_of
-from groundup.runs.evaluation_file import fullest, without_input
+from groundup.runs.evaluation_file import Sections, fullest, without_input, write_sections
 from groundup.runs.evaluation_page import page
 from groundup.runs.folder import RunFolder
 from groundup.runs.load import Classifier
@@ -60,6 +63,32 @@ def logits(classifier: Classifier, images: Tensor) -> Tensor:
 def whole(splits: Splits, split: str) -> tuple[Tensor, Tensor]:
     images, labels = getattr(splits, split).to_device("cpu")
     return images.permute(0, 3, 1, 2).contiguous(), labels
+
+
+def test_an_evaluation_of_a_newer_format_is_left_as_it_is(finished: Run, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder, run, symlinks=True)
+    (run / "evaluation.json").write_text('{"format": 2, "sections": {"new": {}}}')
+    with pytest.raises(GroundupError, match="has format 2, written by a newer groundup"):
+        evaluate(run)
+    assert (run / "evaluation.json").read_text() == '{"format": 2, "sections": {"new": {}}}'
+
+
+def test_evaluations_of_one_run_at_one_moment_lose_nothing(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_late(folder: RunFolder, sections: Sections) -> None:
+        time.sleep(0.5)
+        write_sections(folder, sections)
+
+    monkeypatch.setattr("groundup.runs.evaluate.write_sections", write_late)
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder, run, symlinks=True)
+    wanted = [Wanted(tta, split) for tta in ("none", "flip") for split in ("test", "validation")]
+    with ThreadPoolExecutor(len(wanted)) as threads:
+        list(threads.map(lambda one: evaluate_runs([run], one, StopRequest()), wanted))
+    kept = json.loads((run / "evaluation.json").read_text())["sections"]["accuracy"]
+    assert {one.view for one in wanted} <= kept.keys()
 
 
 def test_the_report_on_the_test_split_is_the_summary_again(measured: Path, finished: Run, sections: dict) -> None:

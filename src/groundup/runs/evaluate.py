@@ -21,7 +21,9 @@ from groundup.evaluation import TTA, Evaluation
 from groundup.runs.card import left_alone, write_card
 from groundup.runs.evaluation_file import (
     Sections,
+    alone,
     read_sections,
+    require_known_format,
     view_of,
     weights_checksum,
     without_input,
@@ -140,6 +142,7 @@ def _writable(runs: Sequence[Path | str]) -> Iterator[list[Trained]]:
                     if (file := trained.folder.path / name).is_file():
                         (place / name).symlink_to(file.resolve())  # what is written takes the place of the link
                 trained = replace(trained, folder=RunFolder(place))
+            require_known_format(trained.folder)
             opened.append(trained)
         yield opened
 
@@ -263,14 +266,17 @@ def _measure(run: Trained, subject: Subject, name: str, wanted: Wanted) -> Repor
 def _kept(report: Report, facts: Sections) -> Report:
     """The report with `facts` added, which are in the run folder then: evaluation.json, evaluation.html, the card."""
     folder, recipe = report.run.folder, report.run.recipe
-    known = read_sections(folder)
-    merged = {
-        key: _joined(key, known.get(key, {}), facts.get(key, {})) for key in SECTIONS if key in known or key in facts
-    }
-    write_sections(folder, merged)
-    write_page(folder, recipe, merged)
-    summary = folder.summary()
-    ours = summary is None or write_card(folder, recipe, summary, merged)
+    with alone(folder):
+        known = read_sections(folder)
+        merged = {
+            key: _joined(key, known.get(key, {}), facts.get(key, {}))
+            for key in SECTIONS
+            if key in known or key in facts
+        }
+        write_sections(folder, merged)
+        write_page(folder, recipe, merged)
+        summary = folder.summary()
+        ours = summary is None or write_card(folder, recipe, summary, merged)
     note = () if ours else (left_alone(folder),)
     notes = tuple(dict.fromkeys((*report.notes, *note)))
     return replace(report, sections={**report.sections, **facts}, notes=notes)

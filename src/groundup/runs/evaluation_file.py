@@ -10,7 +10,8 @@ the run reports now are not read.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from groundup.basis.errors import GroundupError
@@ -52,6 +53,28 @@ def read_sections(folder: RunFolder) -> Sections:
         return document["sections"] if known else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError, GroundupError):
         return {}
+
+
+def require_known_format(folder: RunFolder) -> None:
+    """GroundupError if the file is of a newer format: what it holds would be lost by writing this one."""
+    try:
+        found = json.loads(small_text(folder.path / NAME))["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, GroundupError):
+        return
+    if isinstance(found, int) and found > FORMAT_VERSION:
+        raise GroundupError(
+            f"{folder.path / NAME}: has format {found}, written by a newer groundup; this one writes up to {FORMAT_VERSION}",
+            hint="evaluate with that groundup, or move the file away",
+        )
+
+
+@contextmanager
+def alone(folder: RunFolder) -> Iterator[None]:
+    """Held from reading the file to writing it, so that two evaluations of one run at the same moment lose nothing."""
+    from filelock import FileLock
+
+    with FileLock(folder.path / ".evaluation.lock"):
+        yield
 
 
 def fitted_temperature(folder: RunFolder) -> float | None:

@@ -1,0 +1,127 @@
+"""Does a network generalise better with constant regularisation, or with one that is reduced while it trains?
+
+System 000 says so of its session 02 (constant, 71.20%) against session 04 (reduced in phases, 72.98%) and cannot know: one run each,
+without a seed, with a learning rate that was an accident, the best epoch chosen on test. Here both arms have the same network, data, schedule,
+length and seeds, and differ in the phases alone, whose places are session 04's as shares of the run.
+
+    python bench/regularisation.py parquet:PATH/TO/cifar100 --seeds 0 1 2 --out bench/results/regularisation.json
+
+Every run reports its last step; test is read once. Measured of each: accuracy on test and on clean training images, calibration as
+trained and with a temperature fitted on validation, accuracy under the 15 corruptions. Differences are paired by seed.
+
+What it can show: the direction at a small scale, in a run long enough to learn its training images by heart. What it cannot: the
+size of the difference for WRN-28-10 over 100 epochs of all images. The command goes on where it stopped.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from groundup.basis.files import write_json
+from groundup.evaluation import mean_interval
+from groundup.runs.evaluate import evaluate
+from groundup.runs.evaluation_file import fullest, read_sections
+from groundup.runs.folder import environment, open_run_folder
+from groundup.runs.train import resume, train
+
+RECIPE = "000-session-04"
+SHARED = [
+    *("data={limit: 5000, validation: 0.1}", "model={name: wide_resnet, depth: 10, width: 2, dropout: 0.3}"),
+    *("train={epochs: 40, batch_size: 128}", "schedule={name: cosine, lr: 0.1, final_lr: 1.0e-5, warmup: 0.05dur}"),
+    *("stop.target=null", "evaluate={model: last, every: 5ep}", "checkpoint.every=5ep", "track.tensorboard=false"),
+]
+CONSTANT = ["phases=[]"]
+REDUCED = [  # session 04's, at the same shares of the run
+    "phases=[{from: 0.4dur, set: {mix: {methods: [{name: mixup, alpha: 0.15}]}, augment.policy: [{name: flip}, "
+    "{name: shift_scale_rotate, p: 0.35, shift_limit: 0.05, scale_limit: 0.07, rotate_limit: 10}, "
+    "{name: coarse_dropout, p: 0.35, holes: [1, 1], side: [6, 6], unit: px, fill: black}, "
+    "{name: brightness_contrast, p: 0.2, brightness_limit: 0.15, contrast_limit: 0.15}]}}, "
+    "{from: 0.5dur, set: {model.dropout: 0.2, loss.label_smoothing: 0.05}}, "
+    "{from: 0.7dur, set: {mix: {methods: []}, augment.policy: [{name: flip}, "
+    "{name: coarse_dropout, p: 0.3, holes: [1, 1], side: [4, 4], unit: px, fill: black}]}}, "
+    "{from: 0.8dur, set: {model.dropout: 0.1}}]"
+]
+ARMS = {"constant": CONSTANT, "reduced": REDUCED}
+SECTIONS = ("calibration", "corruptions", "generalisation")
+
+
+def trained(arm: str, source: str, seed: int, runs: Path) -> Path:
+    """The folder of a run, made or gone on with."""
+    folder = runs / f"{arm}-seed{seed}"
+    if (folder / "recipe.yaml").exists():
+        return resume(folder).folder
+    overrides = [f"name={arm}", f"data.source={source}", *SHARED, *ARMS[arm], f"seed={seed}"]
+    return train(RECIPE, overrides, run=folder).folder
+
+
+def measured(folder: Path) -> dict[str, float]:
+    """What is compared, of one finished run. Shares are 0 to 1, NLL in nats."""
+    kept = open_run_folder(folder)
+    if any(fullest(read_sections(kept), section) is None for section in SECTIONS):
+        evaluate(folder, sections=SECTIONS)
+    sections, summary = read_sections(kept), kept.summary() or {}
+    calibration, corruptions, general = (fullest(sections, section) or {} for section in SECTIONS)
+    train_top1 = general["accuracies"]["train"]
+    return {
+        "test_top1": summary["top1"],
+        "train_top1": train_top1,
+        "gap": train_top1 - summary["top1"],
+        "nll": calibration["as_trained"]["nll"],
+        "ece": calibration["as_trained"]["ece_equal_mass"],
+        "temperature": calibration["temperature"],
+        "ece_with_temperature": calibration["with_temperature"]["ece_equal_mass"],
+        "nll_with_temperature": calibration["with_temperature"]["nll"],
+        "corruption_top1": corruptions["mean"],
+        "pflop": summary["pflop"],
+        "seconds": summary["seconds"],
+    }
+
+
+def summarized(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """For each number: mean of both arms, and reduced minus constant with its 95% t interval over seeds."""
+    rows = {}
+    for key in seeds[0]["constant"]:
+        gains = [seed["reduced"][key] - seed["constant"][key] for seed in seeds]
+        gain, low, high = mean_interval(gains) if len(gains) > 1 else (gains[0], -math.inf, math.inf)
+        means = {arm: sum(seed[arm][key] for seed in seeds) / len(seeds) for arm in ARMS}
+        rows[key] = {**means, "difference": gain, "interval": [low, high] if len(gains) > 1 else None}
+    return rows
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """As Markdown: shares in percent, their differences in points."""
+    lines = ["| | constant | reduced | reduced - constant (95% interval) |", "|---|---|---|---|"]
+    for key, row in rows.items():
+        share = key.startswith("ece") or key.endswith("top1") or key == "gap"
+        size, form = (100, ".2f") if share else (1, ".3f")
+        low, high = row["interval"] or (-math.inf, math.inf)
+        lines.append(
+            f"| {key}{' (%)' if share else ''} | {size * row['constant']:{form}} | {size * row['reduced']:{form}} | "
+            f"{size * row['difference']:+{form}} ({size * low:+{form}} to {size * high:+{form}}) |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="CIFAR-100, such as parquet:DIR")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs/regularisation"))
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    seeds: list[dict[str, Any]] = []
+    if chosen.out and chosen.out.exists():
+        seeds = json.loads(chosen.out.read_text())["seeds"]
+    for seed in chosen.seeds:
+        if all(entry["seed"] != seed for entry in seeds):
+            arms = {arm: measured(trained(arm, chosen.source, seed, chosen.runs)) for arm in ARMS}
+            seeds = sorted([*seeds, {"seed": seed, **arms}], key=lambda entry: entry["seed"])
+        if chosen.out:
+            write_json(chosen.out, {"recipe": RECIPE, "rows": summarized(seeds), "seeds": seeds, **environment()})
+    print(table(summarized(seeds)))
+
+
+if __name__ == "__main__":
+    main()
