@@ -20,8 +20,8 @@ from groundup.basis.files import write_json
 from groundup.models import build_model
 from groundup.recipe import load_recipe
 from groundup.runs.folder import environment
-from groundup.runs.mirror_files import MANIFEST, set_aside
-from groundup.runs.mirror_places import open_place
+from groundup.runs.mirror.files import MANIFEST, set_aside
+from groundup.runs.mirror.places import open_place
 from groundup.training import CheckpointStore, Sums, TrainingState
 
 

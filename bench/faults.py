@@ -344,14 +344,14 @@ class Table:
 
 @functools.cache
 def _place(port: int, url: str) -> Any:
-    from groundup.runs.mirror_places import open_place
+    from groundup.runs.mirror.places import open_place
 
     os.environ.update(outages.environment(f"http://127.0.0.1:{port}"))
     return open_place(url)
 
 
 def _copies(port: int, url: str) -> int:
-    from groundup.runs.mirror_files import whole
+    from groundup.runs.mirror.files import whole
 
     time.sleep(0.1)
     return len(whole(_place(port, url).names()))
@@ -359,7 +359,7 @@ def _copies(port: int, url: str) -> int:
 
 def _copied_weights(port: int, url: str) -> bytes | None:
     """The weights of the newest checkpoint in the mirror."""
-    from groundup.runs.mirror_files import whole
+    from groundup.runs.mirror.files import whole
 
     place = _place(port, url)
     newest = whole(place.names())

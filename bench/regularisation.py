@@ -1,8 +1,8 @@
 """Does a network generalise better with constant regularisation, or with one that is reduced while it trains?
 
-System 000 says so of its session 02 (constant, 71.20%) against session 04 (reduced in phases, 72.98%) and cannot know: one run each,
-without a seed, with a learning rate that was an accident, the best epoch chosen on test. Here both arms have the same network, data, schedule,
-length and seeds, and differ in the phases alone, whose places are session 04's as shares of the run.
+System 000 says so of its session 02 (constant, 71.20%) against session 04 (reduced in phases, 72.98%) and cannot know: one run
+each, unseeded, with a learning rate that was an accident, the best epoch chosen on test. Here both arms have the same network and
+data, schedule, length and seeds, and differ in the phases alone, whose places are session 04's as shares of the run.
 
     python bench/regularisation.py parquet:PATH/TO/cifar100 --seeds 0 1 2 --out bench/results/regularisation.json
 

@@ -7,7 +7,7 @@ import pytest
 
 import groundup
 from groundup.recipe import load_recipe
-from groundup.runs.check import Report, check
+from groundup.runs.check.checking import Report, check
 from groundup.runs.train import Run
 
 TINY = [

@@ -15,9 +15,9 @@ from groundup.cli.main import main
 from groundup.runs.evaluate import evaluate
 from groundup.runs.publication import local_folder
 from groundup.runs.train import Run
-from groundup.ship.demo_model import open_run
-from groundup.ship.demo_space import write_space
-from groundup.ship.export import Wanted, export
+from groundup.ship.demo.model import open_run
+from groundup.ship.demo.space import write_space
+from groundup.ship.export.exporting import Wanted, export
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 

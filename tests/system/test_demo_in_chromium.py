@@ -24,7 +24,7 @@ def _module(path: Path) -> ModuleType:
 
 
 browser = _module(Path(__file__).with_name("browser.py"))
-demo_server = _module(Path(__file__).parents[1] / "ship" / "demo_server.py")
+demo_server = _module(Path(__file__).parents[1] / "ship" / "demo" / "demo_server.py")
 
 CHROMIUM = browser.find_chromium()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")

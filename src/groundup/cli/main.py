@@ -106,8 +106,8 @@ def check(
     """
     with StopRequest().listening() as stop:
         from groundup.recipe import load_recipe
-        from groundup.runs import check as preflight
-        from groundup.runs.check_page import check_place, write_page
+        from groundup.runs.check import checking as preflight
+        from groundup.runs.check.page import check_place, write_page
         from groundup.tracking import TerminalTracker
 
         chosen = load_recipe(recipe, overrides or [])

@@ -24,8 +24,8 @@ def bench(
     Example: groundup bench digits
     """
     from groundup.recipe import load_recipe
-    from groundup.runs.bench import bench
-    from groundup.runs.parts import shares
+    from groundup.runs.cost.bench import bench
+    from groundup.runs.cost.parts import shares
 
     result = bench(load_recipe(recipe, overrides or []), steps, profile=profile, tell=say)
     if as_json:

@@ -64,8 +64,8 @@ def export(
     Example: groundup export runs/digits-001 --to onnx --int8
     """
     with StopRequest().listening() as stop:
-        from groundup.ship.export import Wanted, lines_of
-        from groundup.ship.export import export as write
+        from groundup.ship.export.exporting import Wanted, lines_of
+        from groundup.ship.export.exporting import export as write
         from groundup.tracking import TerminalTracker
 
         terminal = TerminalTracker()
@@ -99,10 +99,10 @@ def demo(
         raise UsageError(f"--share {share}: unknown; allowed: on, off")
     with StopRequest().listening() as stop:
         if space is not None:
-            from groundup.ship.demo_space import write_space
+            from groundup.ship.demo.space import write_space
 
             print(write_space([Path(run) for run in runs], space, stop, say))
             return
-        from groundup.ship.demo import DemoSettings, serve
+        from groundup.ship.demo.serving import DemoSettings, serve
 
         serve(runs, DemoSettings(host=host, port=port, share=share == "on"), stop, say)

@@ -18,7 +18,7 @@ from groundup.basis.errors import UsageError, unknown_name
 from groundup.basis.interruption import StopRequest
 from groundup.data import Splits
 from groundup.evaluation import TTA, Evaluation
-from groundup.runs.card import left_alone, write_card
+from groundup.runs.card.writing import left_alone, write_card
 from groundup.runs.evaluation_file import (
     Sections,
     alone,

@@ -39,7 +39,7 @@ from groundup.basis.pictures import lr_range_picture
 from groundup.optim import LiveRates, Memory, Schedule
 from groundup.optim.schedules import SequenceSettings
 from groundup.recipe import Recipe
-from groundup.runs.batch_size import with_batch_size
+from groundup.runs.cost.batch_size import with_batch_size
 from groundup.runs.prepare import (
     build_job,
     build_network,

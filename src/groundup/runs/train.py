@@ -16,13 +16,13 @@ from groundup.basis.machine import out_of_memory
 from groundup.data import Splits
 from groundup.preflight import CODES, static_findings, stops_a_run, without_ignored
 from groundup.recipe import Recipe, load_recipe
-from groundup.runs.batch_size import with_batch_size
-from groundup.runs.card import write_card
+from groundup.runs.card.writing import write_card
+from groundup.runs.cost.batch_size import with_batch_size
 from groundup.runs.folder import RunFolder, discard_if_unused, open_run_folder, without_home
 from groundup.runs.load import describe_classifier, reported_weights_are_whole
-from groundup.runs.mirror import mirrored
-from groundup.runs.mirror_places import is_address
-from groundup.runs.mirror_restore import from_own_mirror, run_from_mirror
+from groundup.runs.mirror.places import is_address
+from groundup.runs.mirror.restore import from_own_mirror, run_from_mirror
+from groundup.runs.mirror.sending import mirrored
 from groundup.runs.pictures import draw_curves, draw_samples
 from groundup.runs.prepare import (
     Plan,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.basis.errors import UsageError, listed
-from groundup.runs.card import published_card
+from groundup.runs.card.writing import published_card
 from groundup.runs.evaluation_file import NAME as EVALUATION
 from groundup.runs.folder import RunFolder
 from groundup.runs.publication import FORMAT_VERSION, MANIFEST, FileEntry, Manifest

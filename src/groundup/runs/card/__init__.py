@@ -1,0 +1,1 @@
+"""The model card of a run. `writing` is the way in."""

@@ -1,0 +1,183 @@
+"""The body of a model card, Markdown, from what the files of a run say, so that it cannot say anything else."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from groundup.basis.errors import listed
+from groundup.recipe import Recipe
+from groundup.runs.card.cost import cost_lines
+from groundup.runs.evaluation_file import Sections, fullest, without_input
+
+REPOSITORY = "hf:OWNER/NAME"
+"""Stands in the card of a run for the repository that it may be published to."""
+
+_OWN = """
+The network or the data named above was handed in from Python in place of the recipe's, and has to be again.
+"""
+
+_OPTIMISTIC = """**The accuracy is optimistic: the test split was used to choose, so new images will be classified less well.**
+
+"""
+
+_PICTURES = {"training_curves.png": "training curves", "samples.png": "what the network saw"}
+
+_LOAD = f"""## Load it
+
+`pip install groundup`, then
+
+```python
+import groundup
+
+classifier = groundup.load("path/to/this/folder")  # published on the Hub: groundup.load("{REPOSITORY}")
+print(classifier.predict("photo.png"))
+```
+
+The names of the classes and the preparation of pictures come with it. Loading runs no code from these files.
+
+## Train it again
+
+```
+groundup train recipe.yaml
+```
+"""
+
+_RESIZED = {
+    "squash": "brought to it with its aspect ratio changed",
+    "crop": "brought to it by its shorter side, and cut to the middle square",
+    "pad": "brought to it by its longer side, with black borders",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card is made of. described: classifier.json; sections: evaluation.json; pictures: names of those that
+    lie beside it."""
+
+    recipe: Recipe
+    summary: dict[str, Any]
+    described: dict[str, Any]
+    sections: Sections
+    pictures: tuple[str, ...] = ()
+
+
+def body(facts: Facts) -> str:
+    """The text below the metadata."""
+    recipe, summary = facts.recipe, facts.summary
+    # A summary of an earlier version may lack what was added since.
+    own = summary.get("own") or {}
+    parts = [
+        f"# {recipe.name}\n",
+        f"{recipe.about}\n" if recipe.about else "",
+        f"Trained from scratch with [groundup](https://pypi.org/project/groundup/) {summary['groundup']}.\n",
+        _table(facts, own),
+        _OPTIMISTIC if summary["optimistic"] else "",
+        "The interval speaks of the choice of test images alone, not of the choice of the seed.\n",
+        _section("About the data", summary.get("notes") or []),
+        "".join(f"![{title}]({name})\n\n" for name, title in _PICTURES.items() if name in facts.pictures),
+        _evaluated(facts.sections),
+        _section("Limits", _limits(facts)),
+        _LOAD + (_OWN if own else ""),
+        _section("Cost", cost_lines(summary)),
+    ]
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts if part).rstrip("\n")
+
+
+def _table(facts: Facts, own: dict[str, str]) -> str:
+    recipe, summary = facts.recipe, facts.summary
+    low, high = summary["top1_interval"]
+    size = facts.described["image_size"]
+    rows = {
+        "network": f"{own.get('model', recipe.model.name)}, {summary['parameters']:,} parameters, "
+        f"for RGB images of {size} x {size} px",
+        "data": f"{own.get('data', recipe.data.source)}, {summary['train_images']:,} training images, "
+        f"{summary['classes']} classes",
+        "recipe": "[recipe.yaml](recipe.yaml), complete",
+        "top-1": f"{summary['top1']:.2%} (95% interval {low:.2%} to {high:.2%}) on {summary['images']:,} "
+        f"{summary['reported_on']} images",
+        "top-5": f"{summary['top5']:.2%}",
+        "selected on": summary["selected_on"],
+        "seed": summary["seed"],
+        "training": f"{summary['epochs']:g} epochs, {summary['steps']:,} steps, {summary['pflop']:.4g} PFLOP, "
+        f"{summary['seconds']:.0f} s",
+        "hardware": f"{summary['hardware']}, {summary['device']}, {summary['precision']}",
+    }
+    cells = "".join(f"| {key} | {str(value).replace('|', chr(92) + '|')} |\n" for key, value in rows.items())
+    return f"| | |\n|---|---|\n{cells}"
+
+
+def _section(title: str, lines: list[str]) -> str:
+    return f"## {title}\n\n" + "".join(f"- {line}\n" for line in lines) if lines else ""
+
+
+def _limits(facts: Facts) -> list[str]:
+    """What the result does not say, in plain words."""
+    described, summary = facts.described, facts.summary
+    known = {key for key in facts.sections if fullest(facts.sections, key)}
+    size = described["image_size"]
+    lines = [
+        f"It knows {len(described['classes'])} classes: {listed(described['classes'], 12)}. "
+        "Any other picture is given one of these names too, often with a high probability.",
+        f"It sees {size} x {size} px: a picture of another size is {_RESIZED[described['resize']]}.",
+        f"The accuracy is that on the {summary['reported_on']} split of its own data. Pictures from another source, camera or "
+        "time are usually classified less well.",
+        "One run with one seed: another seed gives another accuracy.",
+    ]
+    if summary["optimistic"]:
+        lines.append("The test split was used to choose: the accuracy is too high.")
+    if summary["bad_images"]:
+        lines.append(f"{summary['bad_images']:,} damaged images were left out.")
+    unknown = {
+        "calibration": "whether its probabilities are as right as they are sure (`groundup evaluate --calibration`)",
+        "corruptions": "how it does on blurred, noisy or otherwise spoilt pictures (`--corruptions`)",
+        "duplicates": "whether test images have near-copies in the training images (`--duplicates`)",
+    }
+    if missing := [words for key, words in unknown.items() if key not in known]:
+        lines.append(f"Not measured: {'; '.join(missing)}.")
+    lines.append(
+        "Not measured: differences between groups of people or places, or attempts to deceive it. Decisions about "
+        "people, health or safety need a test of their own."
+    )
+    return lines
+
+
+def _evaluated(sections: Sections) -> str:
+    """What evaluation.json says of the test split beyond the summary; nothing where it says nothing."""
+    lines = []
+    of_test = {key: facts for key in sections if (facts := fullest(sections, key))}
+    if (accuracy := of_test.get("accuracy")) and accuracy["superclass_accuracy"] is not None:
+        lines.append(f"superclass accuracy {accuracy['superclass_accuracy']:.2%}")
+    if calibration := of_test.get("calibration"):
+        lines.append(_calibration("as trained", calibration["as_trained"]))
+        if calibration["temperature"] is not None:
+            name = f"with temperature {calibration['temperature']:.3g}, fitted on validation"
+            lines.append(_calibration(name, calibration["with_temperature"]))
+    if corruptions := of_test.get("corruptions"):
+        around = corruptions["mean_interval"]
+        interval = f" (95% interval {around[0]:.2%} to {around[1]:.2%})" if around else ""
+        lines.append(
+            f"generated corruptions, {corruptions['images']:,} images: mean accuracy {corruptions['mean']:.2%}{interval}, "
+            f"clean {corruptions['clean']:.2%} on the same images; not a published corrupted set, frost is procedural"
+        )
+    for view, corrupted in sections.get("corrupted", {}).items():
+        if without_input(view) == "test":
+            lines.append(
+                f"{corrupted['source']}, corrupted elsewhere, {corrupted['images']:,} images: top-1 {corrupted['top1']:.2%} "
+                f"(95% interval {corrupted['top1_interval'][0]:.2%} to {corrupted['top1_interval'][1]:.2%})"
+            )
+    if generalisation := of_test.get("generalisation"):
+        lines += generalisation["in_words"]
+    if (duplicates := of_test.get("duplicates")) and duplicates["found"] is not None:
+        without = duplicates["accuracies"]["without near-duplicates"]["top1"]
+        share = "" if without is None else f"; top-1 without them {without:.2%}"
+        lines.append(
+            f"{duplicates['found']:,} of {duplicates['images']:,} test images have a near-duplicate in train{share}"
+        )
+    listing = "".join(f"- {line}\n" for line in lines)
+    return f"## Calibration and robustness\n\nOn the test split, by `groundup evaluate`:\n\n{listing}" if lines else ""
+
+
+def _calibration(name: str, values: dict[str, Any]) -> str:
+    return (
+        f"calibration {name}: NLL {values['nll']:.4f}, Brier {values['brier']:.4f}, "
+        f"ECE {values['ece_equal_mass']:.2%} (equal mass)"
+    )

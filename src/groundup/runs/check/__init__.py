@@ -1,0 +1,1 @@
+"""Preflight of a recipe: findings, page, pictures. `checking` is the way in."""

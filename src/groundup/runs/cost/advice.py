@@ -1,0 +1,60 @@
+"""What limits a run here, and what to change: rules over what `groundup bench` has measured. Each line says what it saw."""
+
+from typing import Any
+
+from groundup.recipe import Recipe
+from groundup.runs.cost.parts import shares
+from groundup.training import Engine
+
+FEEDING = 0.05  # share of the step that gathering and augmentation may take
+OPTIMIZING = 0.15
+OTHER = 0.10
+LOW = {"cpu": 0.35, "cuda": 0.2}  # shares of a matrix product below which the network itself is badly fed
+
+
+def advice(recipe: Recipe, engine: Engine, sizes: list[dict[str, Any]]) -> list[str]:
+    """Lines for the input size at which a step takes longest. `sizes`: as `bench` measured them. Empty: nothing to change."""
+    slowest = max(sizes, key=lambda size: size["seconds"]["step"])
+    share, device = shares(slowest["seconds"]), engine.torch_device.type
+    network = share["forward"] + share["backward"]
+    found = [f"the network takes {network:.0%} of a step and runs at {slowest['mfu']:.0%} of a matrix product here"]
+    if share["data"] > FEEDING:
+        mend = "; data.cache=device keeps the pixels there" if recipe.data.cache != "device" else ""
+        found.append(f"gathering the pixels takes {share['data']:.0%} of a step{mend}")
+    if share["augment"] > FEEDING:
+        names = ", ".join(operation.name for operation in recipe.augment.policy) or "normalisation alone"
+        found.append(
+            f"augmentation takes {share['augment']:.0%} of a step ({names}); a shorter augment.policy, or a lower probability"
+        )
+    if share["optimizer"] > OPTIMIZING:
+        found.append(
+            f"the optimizer takes {share['optimizer']:.0%} of a step, whatever the batch: a larger train.batch_size "
+            f"(now {recipe.train.batch_size}) pays it less often"
+        )
+    if share["average"] > FEEDING:
+        found.append(
+            f"the average takes {share['average']:.0%} of a step; a larger average.every updates it less often"
+        )
+    if share["other"] > OTHER:
+        found.append(
+            f"{share['other']:.0%} of a step is in none of its parts: with steps of "
+            f"{1000 * slowest['seconds']['step']:.0f} ms a larger train.batch_size hides it"
+        )
+    if not engine.channels_last:
+        found.append("train.channels_last=false: convolutions are usually faster with it")
+    if slowest["mfu"] < LOW.get(device, 0.0):
+        found += _slow_network(recipe, engine)
+    return found
+
+
+def _slow_network(recipe: Recipe, engine: Engine) -> list[str]:
+    device, found = engine.torch_device.type, []
+    if device == "cuda" and not engine.compiled:
+        found.append(f"the network is not compiled ({engine.why}); train.compile=always tries it")
+    if device == "cuda" and engine.precision == "fp32":
+        found.append("fp32 on a GPU; train.precision=auto takes what the hardware multiplies fastest")
+    if recipe.train.micro_batch is not None and recipe.train.micro_batch < recipe.train.batch_size:
+        found.append(
+            f"micro-batches of {recipe.train.micro_batch}: larger ones feed the hardware better, if memory allows"
+        )
+    return found or ["small or thin layers cannot feed this hardware; a wider network costs less than its FLOPs say"]

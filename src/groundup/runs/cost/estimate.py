@@ -1,0 +1,124 @@
+"""From a plan and what was measured of its first passes to the cost of the whole run."""
+
+import math
+import shutil
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+
+from groundup.basis.duration import Clock
+from groundup.models import forward_flops
+from groundup.preflight import Cost, Disk, Memory, evaluated_images, steps_by_size, train_flops
+from groundup.recipe import Recipe
+from groundup.runs.cost.measure import Measured, tensor_bytes
+from groundup.runs.prepare import NORM_BATCHES, Plan
+from groundup.training import Job, NoAverage, TrainingState
+
+# What the backward pass holds besides, gradients of activations and the kernels' own room, as a factor on the activations.
+# Measured with ResNet-18 and with speed_net on a CPU: 1.2 and 1.3.
+_WITH_GRADIENTS = 1.3
+
+
+def estimate(plan: Plan, job: Job, state: TrainingState, measured: Measured, program: int, place: Path) -> Cost:
+    """What the whole run takes. program: bytes of memory that the process had before it opened the data; place: where runs go."""
+    recipe, clock = plan.recipe, plan.clock
+    train, splits = recipe.train, plan.splits
+    sizes = steps_by_size(plan.live, clock, recipe.optimizer.sam)
+    images = len(splits.train) / clock.steps_per_epoch if not train.drop_last else train.batch_size
+    averaged = not isinstance(recipe.average, NoAverage)
+    selecting = splits.test if recipe.evaluate.optimistic else splits.validation
+    assert splits.test is not None
+    every = max(1, clock.steps(recipe.evaluate.every))
+    looked_at = evaluated_images(
+        math.ceil(clock.total_steps / every),
+        0 if selecting is None else len(selecting),
+        len(splits.test),
+        averaged=averaged,
+        norm_images=min(NORM_BATCHES * recipe.evaluate.batch_size, len(splits.train)) if averaged else 0,
+    )
+    evaluation_flops = looked_at * forward_flops(state.model, splits.image_size)
+    largest = max(measured.step_seconds)
+    per_flop = measured.step_seconds[largest] / (3 * job.flops[largest] * train.batch_size)
+    return Cost(
+        device=job.engine.device,
+        clock=clock,
+        train_flops=train_flops(sizes, job.flops, images),
+        evaluation_flops=evaluation_flops,
+        step_seconds=measured.step_seconds,
+        seconds=sum(measured.step_seconds[size] * (steps + twice) for size, (steps, twice) in sizes.items()),
+        evaluation_seconds=evaluation_flops * per_flop,
+        checkpoint_steps=max(1, clock.steps(recipe.checkpoint.every)),
+        evaluate_steps=every,
+        memory=_memory(plan, job, state, measured, program),
+        disk=_disk(recipe, clock, state.model, measured, place),
+        how=measured.how,
+        per_hour=recipe.cost.per_hour,
+    )
+
+
+def _memory(plan: Plan, job: Job, state: TrainingState, measured: Measured, program: int) -> Memory:
+    if measured.peak is not None:
+        free, total = device_memory(job.engine.torch_device)
+        return Memory({"measured": measured.peak}, 0, plan.recipe.train.batch_size, free, total)
+    return extrapolated_memory(plan, job, state, measured.per_image, measured.optimizer_bytes, program)
+
+
+def extrapolated_memory(
+    plan: Plan, job: Job, state: TrainingState, per_image: int, optimizer_bytes: int, program: int
+) -> Memory:
+    """What a step needs, from what the backward pass keeps of one image. `program`: as in `estimate`; all in bytes."""
+    recipe, splits, device = plan.recipe, plan.splits, job.engine.torch_device
+    free, total = device_memory(device)
+    trainable = tensor_bytes(p for p in state.model.parameters() if p.requires_grad)
+    weights = tensor_bytes(state.model.state_dict().values())
+    kept_in_memory = recipe.data.cache == "device" or (recipe.data.cache == "host" and device.type == "cpu")
+    splits_read = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
+    fixed = {
+        "program": program if device.type == "cpu" else 0,
+        "images": sum(map(len, splits_read)) * splits.image_size**2 * 3 if kept_in_memory else 0,
+        "weights": weights,
+        "gradients": trainable,
+        "optimizer": optimizer_bytes,
+        "average": 0 if isinstance(recipe.average, NoAverage) else weights,
+        "copy for SAM": 0 if recipe.optimizer.sam is None else trainable,
+    }
+    images = min(recipe.train.micro_batch or recipe.train.batch_size, recipe.train.batch_size)
+    needed = math.ceil(_WITH_GRADIENTS * per_image)
+    return Memory({what: size for what, size in fixed.items() if size}, needed, images, free, total)
+
+
+def _disk(recipe: Recipe, clock: Clock, model: nn.Module, measured: Measured, place: Path) -> Disk:
+    weights = tensor_bytes(model.state_dict().values())
+    checkpoint = weights * (1 if isinstance(recipe.average, NoAverage) else 2) + measured.optimizer_bytes
+    settings = recipe.checkpoint
+    milestones = clock.total_steps // max(1, clock.steps(settings.keep_every)) if settings.keep_every else 0
+    saved = math.ceil(clock.total_steps / max(1, clock.steps(settings.every)))
+    # The newest, one more while it is written, the best, and those that stay for good.
+    kept = min(settings.keep + 2 + milestones, saved + 1)
+    while not place.exists():
+        place = place.parent
+    return Disk(checkpoint, kept, shutil.disk_usage(place).free)
+
+
+def device_memory(device: torch.device) -> tuple[int, int]:
+    """Bytes that a new process could have now, and in all. Main memory for a CPU and for MPS, which shares it."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device), total
+    memory = psutil.virtual_memory()
+    free, total = memory.available + psutil.Process().memory_info().rss, memory.total
+    limit = _group_limit()
+    return (free, total) if limit is None else (min(free, limit), min(total, limit))
+
+
+def _group_limit() -> int | None:
+    """The memory limit of the control group this process is in (a container), None without one."""
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            text = (Path("/sys/fs/cgroup") / file).read_text().strip()
+        except OSError:
+            continue
+        return int(text) if text.isdigit() else None
+    return None
