@@ -47,8 +47,10 @@ class Page:
             "--disable-dev-shm-usage",
             "--window-size=1280,900",
         ]
+        # A camera that films a test picture, and is never refused.
+        camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
         self._process = subprocess.Popen(
-            [program, *flags, *quiet, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"],
+            [program, *flags, *quiet, *camera, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"],
             preexec_fn=keep,
             close_fds=False,
             stdout=subprocess.DEVNULL,

@@ -32,6 +32,8 @@ pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 
 INPUT = "#demo-picture input[type=file]"
 STATUS = "document.querySelector('#demo-status').innerText.trim()"
+REMARKS = "document.querySelector('#demo-remarks-0').innerText"
+BOX = "document.querySelector('#demo-picture').getBoundingClientRect()"
 CLASSES = "document.querySelector('#demo-classes-0').innerText"
 # What Gradio's own client says whenever it closes a stream that it has no method to close.
 GRADIOS_OWN = "Method not implemented."
@@ -65,11 +67,15 @@ def page(demo: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield opened
 
 
+def take_away(page: Any) -> None:
+    """Take away the picture that is shown, if one is."""
+    page.run("document.querySelector('#demo-picture button[aria-label=\"Remove Image\"]')?.click()")
+    page.wait(f"{STATUS} === 'No picture yet.'")
+
+
 def choose(page: Any, file: Path) -> None:
     """Choose a file as a visitor does. A picture that is shown is taken away first."""
-    if page.run(f"document.querySelector('{INPUT}') === null"):
-        page.run("document.querySelector('#demo-picture button[aria-label=\"Clear\"]').click()")
-        page.wait(f"{STATUS} === 'No picture yet.' && document.querySelector('{INPUT}') !== null")
+    take_away(page)
     root = page.call("DOM.getDocument")["root"]["nodeId"]
     node = page.call("DOM.querySelector", nodeId=root, selector=INPUT)["nodeId"]
     page.call("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
@@ -87,6 +93,47 @@ def test_a_photo_gives_the_top_five_with_heat_and_remarks(page: Any, folder: Pat
     assert "not calibrated" in remarks
     assert "its distance from training images is" in remarks
     page.wait("document.querySelector('#demo-seen-0 img').naturalWidth === 224")
+
+
+def test_a_photo_is_dropped_on_the_page(page: Any, folder: Path) -> None:
+    take_away(page)
+    box = page.run("(({left, top, width, height}) => [left + width / 2, top + height / 2])(" + BOX + ")")
+    carried = {"items": [], "files": [str(folder / "photo.jpg")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        page.call("Input.dispatchDragEvent", type=kind, x=box[0], y=box[1], data=carried)
+    page.wait(f"/^\\d, \\d+%\\.$/.test({STATUS})", 60)
+    assert "8 x 8 of 300 x 200 pixels" in page.run(REMARKS)
+
+
+def test_a_picture_is_pasted(page: Any) -> None:
+    take_away(page)
+    page.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    page.call("Emulation.setFocusEmulationEnabled", enabled=True)
+    page.run(
+        "(async () => {const canvas = document.createElement('canvas'); canvas.width = 64; canvas.height = 48;"
+        "canvas.getContext('2d').fillRect(0, 0, 20, 48);"
+        "const png = await new Promise((done) => canvas.toBlob(done, 'image/png'));"
+        "await navigator.clipboard.write([new ClipboardItem({'image/png': png})])})()"
+    )
+    page.run("document.querySelector('#demo-picture button[aria-label=\"Paste from clipboard\"]').click()")
+    page.wait(f"{REMARKS}.includes('8 x 8 of 64 x 48 pixels')", 60)
+    assert re.match(r"\d, \d+%\.", page.run(STATUS))
+
+
+def test_a_picture_is_taken_with_the_camera(page: Any) -> None:
+    take_away(page)
+    page.run("document.querySelector('#demo-picture button[aria-label=\"Capture from camera\"]').click()")
+    access = (
+        "[...document.querySelectorAll('#demo-picture button')].find((one) => one.innerText.includes('Access Webcam'))"
+    )
+    page.wait(f"{access} !== undefined")
+    page.run(f"{access}.click()")
+    page.wait("document.querySelector('#demo-picture video')?.videoWidth > 0")
+    page.run("document.querySelector('#demo-picture button[aria-label=\"capture photo\"]').click()")
+    page.wait(f"/8 x 8 of [\\d,]+ x [\\d,]+ pixels/.test({REMARKS})", 60)
+    assert re.match(r"\d, \d+%\.", page.run(STATUS))
+    take_away(page)
+    page.run("document.querySelector('#demo-picture button[aria-label=\"Upload file\"]').click()")
 
 
 def test_a_bad_picture_takes_the_old_answer_away_and_its_name_is_text(page: Any, folder: Path) -> None:

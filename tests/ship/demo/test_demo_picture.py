@@ -125,7 +125,7 @@ def test_a_picture_on_its_side_is_turned_upright_and_says_so(
 
 def test_transparency_is_told(received: Callable[..., Picture], classifier: Classifier) -> None:
     picture = received(Image.new("RGBA", (20, 20), (255, 0, 0, 0)))
-    assert picture.notes == ("Transparent parts are shown on white.",)
+    assert picture.notes == ("Parts that are transparent, if any, are shown on white.",)
     assert picture.prepared(classifier).min() == 255
 
 

@@ -133,7 +133,7 @@ def _notes(image: Image.Image, orientation: int) -> list[str]:
     if orientation != 1:
         notes.append("The picture was turned upright as its EXIF orientation says.")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        notes.append("Transparent parts are shown on white.")
+        notes.append("Parts that are transparent, if any, are shown on white.")
     return notes
 
 
