@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kept import keep
 
-from groundup.basis.files import write_json
 from groundup.models import build_model
 from groundup.recipe import load_recipe
 from groundup.runs.folder import environment
@@ -72,9 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(state_of(chosen.recipe, chosen.classes), Path(folder), chosen.repeats)
     result = {"recipe": chosen.recipe, "classes": chosen.classes, **measured, "environment": environment()}
-    if chosen.out:
-        write_json(chosen.out, result)
-    print(json.dumps(result, indent=2))
+    keep(result, chosen.out)
 
 
 if __name__ == "__main__":

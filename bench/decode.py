@@ -20,7 +20,6 @@ is neither decoding nor resizing, mostly with Python's lock held; 1 / `python_ms
 
 import argparse
 import io
-import json
 import random
 import statistics
 import sys
@@ -32,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept import keep
 from PIL import Image
 from torch import Tensor
 
@@ -309,10 +309,7 @@ def main() -> None:
         "pillow": Image.__version__,
         **environment(),
     }
-    print(json.dumps(result, indent=2))
-    if chosen.out:
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        chosen.out.write_text(json.dumps(result, indent=2) + "\n")
+    keep(result, chosen.out)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from groundup.basis.files import write_json
+from kept import keep
+
 from groundup.runs.folder import environment
 
 
@@ -120,9 +121,7 @@ def main() -> None:
         "first_failures": failures[:5],
         **machine,
     }
-    if chosen.out:
-        write_json(chosen.out, result)
-    print(json.dumps(result, indent=2))
+    keep(result, chosen.out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ that of a real run of many epochs, read after each of them.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -19,17 +18,17 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from kept import keep
 
 import groundup
-from groundup.basis.files import write_json
 from groundup.basis.interruption import StopRequest
 from groundup.basis.pictures import PALETTE, new_figure, save_figure
 from groundup.data import ImageSet, Splits
 from groundup.recipe import load_recipe
 from groundup.runs.folder import environment
-from groundup.runs.prepare import build_job, build_network, make_plan, with_measured_constants
+from groundup.runs.prepare import first_job, make_plan, with_measured_constants
 from groundup.tracking import Tracker
-from groundup.training import choose_engine, train_step
+from groundup.training import train_step
 
 SMALL = ["model={name: resnet18, width: 8, stem: small}", "phases=[]", "track.tensorboard=false"]
 ROWS: dict[str, list[dict[str, int]]] = {
@@ -58,14 +57,12 @@ def stepper(images: int = 8192, classes: int = 100, batch: int = 512) -> tuple[C
     )
     splits = generated(images, classes)
     plan = make_plan(with_measured_constants(recipe, splits), splits)
-    engine = choose_engine(recipe.train, plan.clock.total_steps)
-    engine.activate()
-    job, state = build_job(plan, engine, build_network(plan, engine), StopRequest().check)
+    job, state = first_job(plan, StopRequest().check)
 
     def step() -> None:
         state.step %= plan.clock.total_steps
         train_step(job, state)
-        engine.synchronize()
+        job.engine.synchronize()
 
     return step, batch
 
@@ -157,9 +154,7 @@ def main() -> None:
         result[name] = row(settings, chosen.rounds)
     result["memory_bytes_after_epochs"] = memory(chosen.epochs)
     result |= environment()
-    print(json.dumps(result, indent=2))
-    if chosen.out:
-        write_json(chosen.out, result)
+    keep(result, chosen.out)
     if chosen.picture:
         draw(result, chosen.picture)
 

@@ -8,22 +8,22 @@ one process, and the ratio is taken round by round.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from kept import keep
 
 from groundup import augment
 from groundup.basis.interruption import StopRequest
 from groundup.optim import apply_rates, cross_entropy
 from groundup.recipe import load_recipe
 from groundup.runs.folder import environment
-from groundup.runs.prepare import build_job, build_network, make_plan, open_data, with_measured_constants
+from groundup.runs.prepare import first_job, make_plan, open_data, with_measured_constants
 from groundup.tracking import Trackers
-from groundup.training import CheckpointStore, Job, TrainingState, choose_engine, train
+from groundup.training import CheckpointStore, Job, TrainingState, train
 
 
 def bare_loop(job: Job, state: TrainingState, first: int, steps: int) -> None:
@@ -81,9 +81,8 @@ def main() -> None:
     recipe = load_recipe(chosen.recipe, chosen.overrides)
     splits = open_data(recipe, StopRequest())
     plan = make_plan(with_measured_constants(recipe, splits), splits)
-    engine = choose_engine(recipe.train, plan.clock.total_steps)
-    engine.activate()
-    job, state = build_job(plan, engine, build_network(plan, engine), lambda: None)
+    job, state = first_job(plan, lambda: None)
+    engine = job.engine
     total = plan.clock.total_steps
     first = total - chosen.steps
     pairs = []
@@ -108,10 +107,7 @@ def main() -> None:
         "engine": engine.to_dict(),
         **environment(engine),
     }
-    print(json.dumps(result, indent=2))
-    if chosen.out:
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        chosen.out.write_text(json.dumps(result, indent=2) + "\n")
+    keep(result, chosen.out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ the recipe's optimizer settings, at the recipe's last input size, and are timed 
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -19,20 +18,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept import keep
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from groundup import augment
-from groundup.basis.files import write_json
 from groundup.basis.interruption import StopRequest
 from groundup.data import ImageSet
 from groundup.models import build_model
 from groundup.optim import apply_rates
 from groundup.recipe import load_recipe
 from groundup.runs.folder import environment
-from groundup.runs.prepare import build_job, build_network, make_plan, open_data, with_measured_constants
-from groundup.training import Job, TrainingState, choose_engine, train_step
+from groundup.runs.prepare import first_job, make_plan, open_data, with_measured_constants
+from groundup.training import Job, TrainingState, train_step
 
 PAD = 4
 
@@ -151,9 +150,8 @@ def main() -> None:
     recipe = load_recipe(chosen.recipe, chosen.overrides)
     splits = open_data(recipe, StopRequest())
     plan = make_plan(with_measured_constants(recipe, splits), splits)
-    engine = choose_engine(recipe.train, plan.clock.total_steps)
-    engine.activate()
-    job, state = build_job(plan, engine, build_network(plan, engine), lambda: None)
+    job, state = first_job(plan, lambda: None)
+    engine = job.engine
     last = plan.clock.total_steps - 1
     side = job.live.at(last).resolution
 
@@ -191,9 +189,7 @@ def main() -> None:
     count = steps * recipe.train.batch_size
     result["images_per_second"] = {name: count / statistics.median(values) for name, values in seconds.items()}
     result |= {"workers": chosen.workers, "engine": engine.to_dict(), **environment(engine)}
-    print(json.dumps(result, indent=2))
-    if chosen.out:
-        write_json(chosen.out, result)
+    keep(result, chosen.out)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from groundup.basis.files import write_json
+from kept import keep
 
 AIMS = {"help": 0.25, "import": 0.1, "first_step_of_digits": 5.0, "evaluation_over_bare_forward": 1.5}
 
@@ -111,9 +111,7 @@ def main() -> None:
     if chosen.run:
         result["evaluation_over_bare_forward"] = evaluation_over_bare(chosen.run, chosen.rounds)
     result |= environment()
-    print(json.dumps(result, indent=2))
-    if chosen.out:
-        write_json(chosen.out, result)
+    keep(result, chosen.out)
 
 
 if __name__ == "__main__":

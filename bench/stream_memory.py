@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept import keep
 from PIL import Image
 
-from groundup.basis.files import write_json
 from groundup.data import DataSettings, WindowedOrder, load_splits, windowed_order
 from groundup.runs.folder import environment
 from groundup.training import SampleOrder
@@ -163,9 +163,7 @@ def main() -> None:
         "restarts": restarts,
         "environment": environment(),
     }
-    print(json.dumps(result, indent=2))
-    if asked.out:
-        write_json(asked.out, result)
+    keep(result, asked.out)
 
 
 def compared(done: list[Any], order: SampleOrder, images: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ first step to the last result.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from kept import keep
 
-from groundup.basis.files import write_json
 from groundup.compare.collect import read_sweep
 from groundup.runs.folder import environment
 
@@ -57,9 +56,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="groundup-") as folder:
         result = {**measured(Path(folder), chosen.count, chosen.epochs), **environment()}
-    if chosen.out:
-        write_json(chosen.out, result)
-    print(json.dumps(result, indent=2))
+    keep(result, chosen.out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ that `ratio_with_system` moves between runs and says more about the allocator th
 
 import argparse
 import functools
-import json
 import resource
 import statistics
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from kept import keep
 from torch import Tensor
 
 from groundup.augment import Batch
@@ -135,10 +135,7 @@ def main() -> None:
         "batches_per_round": len(names),
         **environment(),
     }
-    print(json.dumps(result, indent=2))
-    if chosen.out:
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        chosen.out.write_text(json.dumps(result, indent=2) + "\n")
+    keep(result, chosen.out)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from groundup.basis.duration import Clock, Duration
 from groundup.data import load_splits
 from groundup.models import count_parameters, forward_flops
 from groundup.recipe import Recipe, library, load_recipe, validate
-from groundup.runs.prepare import build_job, build_network, make_plan, with_measured_constants
+from groundup.runs.prepare import first_job, make_plan, with_measured_constants
 from groundup.tracking import read
-from groundup.training import NoAverage, SampleOrder, choose_engine, train_step
+from groundup.training import NoAverage, SampleOrder, train_step
 
 SMALL = {
     "resnet18": {"width": 8},
@@ -308,9 +308,7 @@ def test_the_networks_of_the_library_make_a_step_at_their_full_size(name: str, s
     recipe = small(name, sources(ONE_STEP), ONE_STEP, network=False)
     splits = load_splits(recipe.data)
     plan = make_plan(with_measured_constants(recipe, splits), splits)
-    engine = choose_engine(recipe.train, plan.clock.total_steps)
-    engine.activate()
-    job, state = build_job(plan, engine, build_network(plan, engine), lambda: None)
+    job, state = first_job(plan, lambda: None)
     before = [parameter.detach().clone() for parameter in state.model.parameters() if parameter.ndim > 1]
     assert math.isfinite(train_step(job, state))
     after = [parameter for parameter in state.model.parameters() if parameter.ndim > 1]

@@ -15,10 +15,10 @@ from torch import nn
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.data import Splits
 from groundup.recipe import Recipe, validate
-from groundup.runs.prepare import build_job, build_network, make_plan, open_data, with_measured_constants
+from groundup.runs.prepare import first_job, make_plan, open_data, with_measured_constants
 from groundup.tracking import MetricsFile, Tracker, Trackers
 from groundup.tracking.jsonl import read as read_metrics
-from groundup.training import CheckpointStore, Job, TrainingState, choose_engine, load_checkpoint, train
+from groundup.training import CheckpointStore, Job, TrainingState, load_checkpoint, train
 
 # 144 images in batches of 32: 4 steps an epoch, 10 steps; 5 steps an epoch with the short last batch.
 BASE: dict[str, Any] = {
@@ -132,9 +132,7 @@ class Lab:
         """The job and its state before the first step; `own`: a network in place of the recipe's."""
         recipe = self.recipe(changes)
         plan = make_plan(recipe, self.splits(recipe))
-        engine = choose_engine(recipe.train, plan.clock.total_steps)
-        engine.activate()
-        return build_job(plan, engine, build_network(plan, engine, own), check)
+        return first_job(plan, check, own)
 
     def no_stop(self) -> StopRequest:
         return StopRequest()

@@ -32,6 +32,7 @@ from groundup.training import (
     World,
     check_agreement,
     check_equal_parts,
+    choose_engine,
     compile_network,
     gradients_of,
     share_of,
@@ -333,3 +334,11 @@ def _validation(
         return {"validation_loss": loss / shared.images, "validation_top1": correct / shared.images}
 
     return evaluate
+
+
+def first_job(plan: Plan, check: Callable[[], None], own: nn.Module | None = None) -> tuple[Job, TrainingState]:
+    """The job of a plan on this machine, and its state before the first step: what is measured or tried out without a run
+    folder. `own`: a network in place of the recipe's. The engine is active from here on."""
+    engine = choose_engine(plan.recipe.train, plan.clock.total_steps)
+    engine.activate()
+    return build_job(plan, engine, build_network(plan, engine, own), check)

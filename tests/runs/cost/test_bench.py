@@ -10,8 +10,8 @@ from groundup.recipe import load_recipe
 from groundup.runs.cost import bench as bench_module
 from groundup.runs.cost.advice import advice
 from groundup.runs.cost.parts import seconds_by_part, shares
-from groundup.runs.prepare import build_job, build_network, make_plan, open_data, with_measured_constants
-from groundup.training import Engine, Job, TrainingState, choose_engine
+from groundup.runs.prepare import first_job, make_plan, open_data, with_measured_constants
+from groundup.training import Engine, Job, TrainingState
 
 CPU = Engine("cpu", 2, "fp32", False, True, "")
 
@@ -20,8 +20,7 @@ def prepared(overrides: list[str]) -> tuple[Job, TrainingState]:
     recipe = load_recipe("digits", overrides)
     splits = open_data(recipe, StopRequest())
     plan = make_plan(with_measured_constants(recipe, splits), splits)
-    engine = choose_engine(recipe.train, plan.clock.total_steps)
-    return build_job(plan, engine, build_network(plan, engine), lambda: None)
+    return first_job(plan, lambda: None)
 
 
 def measured(mfu: float = 0.9, **parts: float) -> list[dict[str, Any]]:
@@ -80,14 +79,14 @@ def test_a_network_far_below_the_machine_is_explained() -> None:
 
 def test_a_bench_tells_its_batch_and_ends_what_it_started(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     closed, said = [], []
-    built = bench_module.build_job
+    built = bench_module.first_job
 
     def watched(*arguments: Any) -> Any:
         job, state = built(*arguments)
         monkeypatch.setattr(type(job.data), "close", lambda data: closed.append(data))
         return job, state
 
-    monkeypatch.setattr(bench_module, "build_job", watched)
+    monkeypatch.setattr(bench_module, "first_job", watched)
     recipe = load_recipe("digits", [*tiny, "train.batch_size=auto"])
     bench_module.bench(recipe, steps=1, tell=said.append)
     assert len(closed) == 1

@@ -21,8 +21,8 @@ from groundup.runs.cost.advice import advice
 from groundup.runs.cost.batch_size import with_batch_size
 from groundup.runs.cost.parts import seconds_by_part
 from groundup.runs.folder import environment
-from groundup.runs.prepare import build_job, build_network, make_plan, open_data, with_measured_constants
-from groundup.training import Job, TrainingState, choose_engine, train_step
+from groundup.runs.prepare import first_job, make_plan, open_data, with_measured_constants
+from groundup.training import Job, TrainingState, train_step
 
 
 def bench(
@@ -44,9 +44,7 @@ def bench(
     splits = open_data(recipe, stop)
     recipe = with_batch_size(with_measured_constants(recipe, splits), splits, tell, stop.check)
     plan = make_plan(recipe, splits)
-    engine = choose_engine(recipe.train, plan.clock.total_steps)
-    engine.activate()
-    job, state = build_job(plan, engine, build_network(plan, engine), stop.check)
+    job, state = first_job(plan, stop.check)
     try:
         return _measured(job, state, recipe, steps, stop, profile)
     finally:
