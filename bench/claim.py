@@ -29,7 +29,8 @@ def entry(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """What is kept of a seed: its result, and what it ran on."""
     environment = json.loads((folder / "environment.json").read_text())
     machine = {key: environment[key] for key in ("commit", "python", "packages", "system", "cpu_capability", "cores")}
-    return {**{key: summary[key] for key in _KEPT}, **machine}
+    later = [part["commit"] for part in environment.get("resumed_on", [])]
+    return {**{key: summary[key] for key in _KEPT}, **machine, "resumed_on_commits": later}
 
 
 def train_seed(recipe: str, overrides: list[str], seed: int, folder: Path) -> dict[str, Any]:

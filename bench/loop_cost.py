@@ -1,16 +1,19 @@
 """What the loop costs: images/s of groundup's training steps over those of a bare loop with the same network, batch and precision.
 
 The bare loop makes the same updates (the last of the run: same input size, batch, micro-batches, operations) with the data on
-the device, and nothing else: no seeds, no sums, no tracking. Checkpoints are left out of both. They are timed in turn in
-one process, and the ratio is taken round by round.
+the device, and nothing else: no seeds, no sums, no tracking. Ours tells the terminal, TensorBoard and metrics.jsonl of its steps,
+as `groundup train` does. Checkpoints are left out of both. They are timed in turn in one process, and the ratio is taken round by
+round.
 
     python bench/loop_cost.py [RECIPE] [KEY=VALUE ...] [--rounds 7] [--steps 10] [--out bench/results/loop_cost.json]
 """
 
 import argparse
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,7 +25,7 @@ from groundup.optim import apply_rates, cross_entropy
 from groundup.recipe import load_recipe
 from groundup.runs.folder import environment
 from groundup.runs.prepare import first_job, make_plan, open_data, with_measured_constants
-from groundup.tracking import Trackers
+from groundup.tracking import MetricsFile, TensorBoardTracker, TerminalTracker, Trackers
 from groundup.training import CheckpointStore, Job, TrainingState, train
 
 
@@ -52,9 +55,25 @@ def bare_loop(job: Job, state: TrainingState, first: int, steps: int) -> None:
     job.engine.synchronize()
 
 
-def our_loop(job: Job, state: TrainingState, folder: Path) -> None:
+def our_loop(job: Job, state: TrainingState, trackers: Trackers) -> None:
     """The product's own loop from the state's step to the end of the job, with its checkpoint at the end left out."""
-    train(job, state, NoCheckpoints(folder), Trackers([]), StopRequest())
+    train(job, state, NoCheckpoints(Path("unused")), trackers, StopRequest())
+
+
+@contextmanager
+def tracked(total_steps: int, epochs: float) -> Iterator[Trackers]:
+    """What hears of the steps of `groundup train`: the terminal, TensorBoard, metrics.jsonl."""
+    with tempfile.TemporaryDirectory(prefix="groundup-") as folder:
+        place = Path(folder)
+        trackers = Trackers(
+            [TerminalTracker(), TensorBoardTracker(place / "tensorboard", None)],
+            essential=[MetricsFile(place / "metrics.jsonl")],
+        )
+        trackers.start({"name": "loop_cost", "total_steps": total_steps, "step": 0, "epochs": epochs, "recipe": {}})
+        try:
+            yield trackers
+        finally:
+            trackers.close()
 
 
 class NoCheckpoints(CheckpointStore):
@@ -86,10 +105,11 @@ def main() -> None:
     total = plan.clock.total_steps
     first = total - chosen.steps
     pairs = []
-    for _ in range(chosen.rounds + 1):
-        bare = seconds(lambda: bare_loop(job, state, first, chosen.steps))
-        state.step = state.evaluated_at = first
-        pairs.append((bare, seconds(lambda: our_loop(job, state, Path("unused")))))
+    with tracked(total, recipe.train.epochs) as trackers:
+        for _ in range(chosen.rounds + 1):
+            bare = seconds(lambda: bare_loop(job, state, first, chosen.steps))
+            state.step = state.evaluated_at = first
+            pairs.append((bare, seconds(lambda: our_loop(job, state, trackers))))
     pairs = pairs[1:]  # the first round warms up
     rounds = [bare / ours for bare, ours in pairs]
     images = chosen.steps * recipe.train.batch_size

@@ -121,18 +121,24 @@ def test_kill_9_at_twenty_moments(
     for number in range(20):
         process = groundup.start(*(["train", *long, "--run", "run"] if number == 0 else ["resume", "run"]))
         target = max(run.step(), 0) + draw.randint(2, 5)
-        moment = draw.choice(list(kills))
+        moment, epoch = draw.choice(list(kills)), -(-target // EPOCH)
         if moment == "saving":
             groundup.wait(lambda target=target: run.step() >= target and run.is_saving(), process)
         elif moment == "evaluating":
-            groundup.wait(in_evaluation(run, -(-target // EPOCH)), process)
+            groundup.wait(in_evaluation(run, epoch), process)
         else:
             groundup.wait(lambda target=target: run.step() >= target and not run.is_saving(), process)
             time.sleep(draw.random() * 0.02)
         assert process.poll() is None  # every kill hits a living run
         process.kill()
         assert groundup.finish(process) == -signal.SIGKILL
-        kills[moment] += 1
+        # Counted is where the kill has landed, not where it was aimed at.
+        lines = run.metrics() if (run.path / "metrics.jsonl").exists() else []
+        evaluating = run.step() == epoch * EPOCH - 1 and len(lines) < epoch
+        kills[
+            "saving" if run.is_saving() else "evaluating" if moment == "evaluating" and evaluating else "stepping"
+        ] += 1
+    print(f"kills landed: {kills}")
     assert min(kills.values()) >= 3
     groundup.run("resume", "run")
     assert run.step() == alone.step() == 20 * EPOCH
