@@ -25,7 +25,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def datasets_folder() -> Path:
     """Real CIFAR-100 and Imagenette as Hub-style Parquet, in `shared/datasets` beside the checkout, or $GROUNDUP_DATASETS."""
+    return real_datasets()
+
+
+def real_datasets() -> Path:
+    """Their folder. Where one of them is missing the test is skipped; with GROUNDUP_REQUIRE_DATA=1 it fails."""
     folder = Path(os.environ.get("GROUNDUP_DATASETS") or Path(__file__).parents[2] / "shared" / "datasets")
-    if not folder.is_dir():
-        pytest.skip(f"real data sets: no folder {folder.name} beside the checkout; set GROUNDUP_DATASETS")
+    missing = [name for name in ("cifar100", "imagenette") if not (folder / name).is_dir()]
+    if missing:
+        why = f"real data sets: no {' and no '.join(missing)} in shared/datasets beside the checkout; set GROUNDUP_DATASETS"
+        if os.environ.get("GROUNDUP_REQUIRE_DATA") == "1":
+            pytest.fail(f"{why}, or unset GROUNDUP_REQUIRE_DATA")
+        pytest.skip(why)
     return folder

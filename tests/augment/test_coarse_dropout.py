@@ -88,6 +88,7 @@ def test_a_share_of_p_is_changed(digit_images: Tensor, make_batch: MakeBatch) ->
         ({"holes": [1, 63]}, "less than or equal to 62"),
         ({"holes": [3, 1]}, r"write \[1, 3\]"),
         ({"side": [4, 8]}, "set unit: px"),
+        ({"side": [1, 1]}, "blank the whole image"),
         ({"side": [0, 0.5]}, "greater than 0"),
         ({"side": [0.1, 0.2], "unit": "px"}, "set unit: share"),
         ({"side": [1, 2.5], "unit": "px"}, "whole numbers"),

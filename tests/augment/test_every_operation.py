@@ -18,13 +18,16 @@ REQUIRED: dict[str, dict[str, Any]] = {
 }
 # More than the defaults: settings under which an operation takes another path.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "augmix": [{"all_ops": False, "depth": 2, "width": 1}, {"interpolation": "nearest", "severity": 10, "alpha": 0.2}],
-    "auto_augment": [{"policy": "imagenet"}, {"interpolation": "bilinear"}],
-    "rand_augment": [{"num_ops": 1, "magnitude": 30}, {"num_magnitude_bins": 5, "magnitude": 4}],
-    "trivial_augment_wide": [{"interpolation": "bilinear"}, {"num_magnitude_bins": 2}],
+    "augmix": [
+        {"all_ops": False, "depth": 2, "width": 1},
+        {"interpolation": "nearest", "severity": 10, "alpha": 0.2, "p": 0.5},
+    ],
+    "auto_augment": [{"policy": "imagenet"}, {"interpolation": "bilinear", "p": 0.5}],
+    "rand_augment": [{"num_ops": 1, "magnitude": 30}, {"num_magnitude_bins": 5, "magnitude": 4, "p": 0.5}],
+    "trivial_augment_wide": [{"interpolation": "bilinear"}, {"num_magnitude_bins": 2, "p": 0.5}],
     "flip": [{"alternate": True}, {"p": 0.9}],
-    "pad_crop": [{"mode": "reflect", "pad": 2}],
-    "cutout": [{"fill": "black", "size": 5}],
+    "pad_crop": [{"mode": "reflect", "pad": 2}, {"p": 0.5}],
+    "cutout": [{"fill": "black", "size": 5, "p": 0.5}],
     "coarse_dropout": [{"unit": "px", "side": [2, 5], "holes": [3, 3], "fill": "black"}, {"p": 1, "holes": [1, 62]}],
     "gaussian_noise": [{"p": 1, "std": [0.5, 0.5]}],
     "one_of": [
@@ -125,6 +128,45 @@ def test_settings_survive_yaml_and_are_chosen_by_name(name: str, changes: dict[s
     operation = operation_of(name, changes)
     read = yaml.safe_load(yaml.safe_dump(operation.model_dump(mode="json")))
     assert TypeAdapter(OperationSettings).validate_python(read) == operation
+
+
+# What was drawn for 64 images of 16 px before these operations had a `p`: the sum of every whole-number parameter.
+DRAWN_WITHOUT_P = {
+    "augmix": {"operation": 2740},
+    "auto_augment": {"operation": 730},
+    "cutout": {"y": 488, "x": 427, "fill": 24512},
+    "pad_crop": {"dy": 225, "dx": 246},
+    "rand_augment": {"operation": 807},
+    "trivial_augment_wide": {"operation": 410},
+}
+usual_operation = pytest.mark.parametrize("name", list(DRAWN_WITHOUT_P))
+
+
+@usual_operation
+def test_at_p_1_the_parameters_are_those_from_before_there_was_a_p(name: str, make_batch: MakeBatch) -> None:
+    for changes in ({}, {"p": 1}):
+        (drawn,) = draw([operation_of(name, changes)], make_batch(), step=3)
+        assert {key: int(drawn[key].sum()) for key in DRAWN_WITHOUT_P[name]} == DRAWN_WITHOUT_P[name]
+        assert "chosen" not in drawn
+
+
+@usual_operation
+def test_below_p_1_only_the_coin_is_new_and_a_half_of_the_images_are_changed(
+    name: str, digit_images: Tensor, make_batch: MakeBatch
+) -> None:
+    always, half = operation_of(name, {}), operation_of(name, {"p": 0.5})
+    (first,), (second,) = draw([always], make_batch(2000), step=3), draw([half], make_batch(2000), step=3)
+    chosen = second["chosen"]
+    assert chosen.dtype == torch.bool
+    assert 900 < int(chosen.sum()) < 1100  # 4.5 standard deviations
+    assert equal([{key: value for key, value in second.items() if key != "chosen"}], [first])
+    images = digit_images.repeat(32, 1, 1, 1)[:2000]
+    changed, all_changed = half.apply(images, second), always.apply(images, first)
+    assert torch.equal(changed, torch.where(chosen[:, None, None, None], all_changed, images))
+
+
+def test_every_operation_has_a_probability() -> None:
+    assert [name for name, settings in OPERATIONS.items() if "p" not in settings.model_fields] == []
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))

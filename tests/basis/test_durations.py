@@ -32,10 +32,27 @@ def test_every_unit_is_read(text: str, value: float, unit: str) -> None:
     assert Duration.parse(text) == Duration(value, unit)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("number", [5, 0.3, 0])
-def test_a_bare_number_is_refused_with_what_was_probably_meant(number: float) -> None:
-    with pytest.raises(ValueError, match=rf"bare number.*5ep \(epochs\).*did you mean '{number}ep'\?"):
+@pytest.mark.parametrize(
+    ("number", "meant"),
+    [
+        (5, "'5ep'"),
+        (1.5, "'1.5ep'"),
+        (1, "'1ep' or '1dur' (a share of the run)"),
+        (0.3, "'0.3dur' (a share of the run) or '0.3ep'"),
+        (0, "'0dur' (a share of the run) or '0ep'"),
+    ],
+)
+def test_a_bare_number_is_refused_with_what_was_probably_meant(number: float, meant: str) -> None:
+    with pytest.raises(ValueError, match=r"bare number.*5ep \(epochs\)") as refused:
         Duration.parse(number)  # type: ignore[arg-type]
+    assert str(refused.value).endswith(f"; did you mean {meant}?")
+
+
+@pytest.mark.parametrize("number", [-1, math.inf, math.nan])
+def test_a_number_that_no_unit_would_mend_gets_no_proposal(number: float) -> None:
+    with pytest.raises(ValueError, match="bare number") as refused:
+        Duration.parse(number)  # type: ignore[arg-type]
+    assert "did you mean" not in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["5", "ep", "-1ep", "5 epochs", "5epp", "", "inf ep", "nanep", True, None, ["5ep"]])

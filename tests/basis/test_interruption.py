@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -92,3 +93,94 @@ def test_a_signal_counts_more_than_the_time() -> None:
         send(signal.SIGTERM)
     assert stop.pending is not None
     assert stop.pending.exit_code == 143
+
+
+class Wrapped(Exception):
+    """What a compiler makes of whatever is raised inside it."""
+
+
+def work_that_sends(number: signal.Signals, done: list[str]) -> None:
+    try:
+        send(number)
+        done.append("to the end")
+    except Exception as error:
+        raise Wrapped from error
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_work_with_nothing_to_lose_is_left_in_its_middle(number: signal.Signals, status: int) -> None:
+    stop, done = StopRequest(), list[str]()
+    with stop.listening():
+        with pytest.raises(Interrupted) as caught:
+            stop.at_once(lambda: work_that_sends(number, done))
+        assert (caught.value.reason, caught.value.exit_code) == (number.name, status)
+        send(signal.SIGTERM)  # outside the work it is only noted
+    assert done == []
+
+
+def test_work_that_swallows_the_request_is_stopped_at_its_end() -> None:
+    stop = StopRequest()
+
+    def swallows() -> None:
+        with contextlib.suppress(BaseException):
+            send(signal.SIGTERM)
+
+    def breaks() -> None:
+        swallows()
+        raise Wrapped
+
+    with stop.listening():
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            stop.at_once(swallows)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            stop.at_once(lambda: pytest.fail("it was asked to stop before"))
+    stop = StopRequest()
+    with stop.listening(), pytest.raises(Interrupted, match="SIGTERM"):
+        stop.at_once(breaks)
+
+
+def test_work_that_is_not_stopped_is_done_and_its_own_errors_are_told() -> None:
+    stop, done = StopRequest(60), list[int]()
+    with stop.listening():
+        stop.at_once(lambda: done.append(1))
+        with pytest.raises(ZeroDivisionError):
+            stop.at_once(lambda: done.append(1 // 0))
+    assert done == [1]
+
+
+def test_time_that_is_up_ends_such_work_in_its_middle_and_another_timer_goes_on() -> None:
+    rung: list[float] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rung.append(time.monotonic()))
+    began = time.monotonic()
+    other = signal.setitimer(signal.ITIMER_REAL, 0.4)
+    try:
+        with pytest.raises(Interrupted, match="--max-time is up") as caught:
+            StopRequest(0.1).at_once(lambda: time.sleep(30))
+        assert time.monotonic() - began < 10
+        assert caught.value.exit_code == 0
+        while not rung and time.monotonic() - began < 10:
+            time.sleep(0.01)
+        assert rung
+        assert rung[0] - began > 0.3
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *other)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_outside_the_main_thread_such_work_is_done_to_its_end() -> None:
+    done: list[str] = []
+    stop = StopRequest(0.05)
+
+    def work() -> None:
+        time.sleep(0.1)
+        done.append("to the end")
+
+    def run() -> None:
+        with contextlib.suppress(Interrupted):
+            stop.at_once(work)
+            done.append("and on")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10)
+    assert done == ["to the end"]

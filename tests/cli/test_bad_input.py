@@ -137,7 +137,7 @@ def no_arrays() -> None:
 FOLDER = "data.source=folder:data"
 SPEED_NET = "model={name: speed_net}"
 BAD: list[tuple[Callable[[], None], list[str], int, list[str]]] = [
-    (missing_folder, [FOLDER], 1, ["data.source='folder:data'", "there is no folder data", "hint: check the path"]),
+    (missing_folder, [FOLDER], 2, ["data.source='folder:data'", "there is no folder data", "hint: check the path"]),
     (empty_folder, [FOLDER], 1, ["folder data is empty", "DIR/CLASS/image.png"]),
     (loose_images, [FOLDER], 1, ["folder data holds 8 images but no class folders"]),
     (class_without_images, [FOLDER], 1, ["no images in class emu", "hint: remove the folder"]),
@@ -160,7 +160,10 @@ BAD: list[tuple[Callable[[], None], list[str], int, list[str]]] = [
         2,
         ["no such column", "did you mean 'fine_label'?"],
     ),
-    (missing_folder, ["data.source=arrays:data"], 1, ["there is no file data"]),
+    (missing_folder, ["data.source=arrays:data"], 2, ["there is no file data", "hint: check the path"]),
+    (no_arrays, [FOLDER], 2, ["data.source='folder:data'", "data is a file, not a folder"]),
+    (empty_folder, ["data.source=parquet:data"], 2, ["data.source='parquet:data'", "no .parquet files in data"]),
+    (empty_folder, ["data.source=webdataset:data"], 2, ["there are no .tar files at data"]),
     (no_arrays, ["data.source=arrays:data"], 1, ["data is not an .npz file", "numpy.savez"]),
     (missing_folder, ["train.epochs=many"], 2, ["train.epochs='many'", "valid number"]),
     (missing_folder, ["schedule.rise=5"], 2, ["schedule.rise=5", "bare number", "'5ep'"]),
@@ -169,6 +172,48 @@ BAD: list[tuple[Callable[[], None], list[str], int, list[str]]] = [
     (missing_folder, ["train.device=cuda:9"], 2, ["train.device='cuda:9'"]),
     (missing_folder, ["train.device=tpu"], 2, ["train.device='tpu'", "allowed: auto, cpu"]),
     (missing_folder, ["evaluate.model=best"], 2, ["evaluate.model='best'", "data.validation=0.1"]),
+    (
+        good_folder,
+        [FOLDER, "phases=[{from: 9ep, set: {loss.label_smoothing: 0}}]"],
+        2,
+        ["phases.0.from='9ep'", "would begin at step 27, but the run has 3 steps", "hint: use a share of the run"],
+    ),
+    (
+        good_folder,
+        [FOLDER, "phases=[{from: 0.5dur, set: {optimizer.momentum: 0.5}}]"],
+        2,
+        ["phases.0.set.optimizer.momentum=0.5: unknown key", "train.resolution, augment.policy, loss.label_smoothing"],
+    ),
+    (
+        good_folder,
+        [FOLDER, "schedule={name: plateau, lr: 0.1, metric: validation_f1}"],
+        2,
+        ["schedule.metric='validation_f1'", "'validation_loss', 'validation_top1'", "did you mean 'validation_top1'?"],
+    ),
+    (
+        good_folder,
+        [FOLDER, "schedule={name: plateau, lr: 0.1, metric: validation_loss, patience: 1step}"],
+        2,
+        ["schedule.metric='validation_loss'", "data.validation=0.1"],
+    ),
+    (
+        good_folder,
+        [FOLDER, "average={name: swa, start: 9ep}"],
+        2,
+        ["average.start=9ep: step 27 of a run of 3 steps", "before the end", "average.start=0.7dur"],
+    ),
+    (
+        good_folder,
+        [FOLDER, "average={name: swa, start: 2step, every: 2step}"],
+        2,
+        ["average: 1 sample(s) from step 2", "allowed: 2 or more", "hint: begin earlier or sample more often"],
+    ),
+    (
+        good_folder,
+        [FOLDER, "optimizer.sam={from: 9ep}"],
+        2,
+        ["optimizer.sam.from=9ep: step 27 of a run of 3 steps", "never begin", "hint: use a share of the run"],
+    ),
 ]
 
 
@@ -216,8 +261,8 @@ def test_a_run_folder_that_exists_is_not_touched(train: Train) -> None:
     Path("run/notes.txt").write_text("mine")
     status, said = train("digits", *SMALL)
     assert status == 2
-    assert "--run run: exists already, and a run is never overwritten" in said
-    assert "groundup resume run" in said
+    assert "--run run: exists already, and is no run" in said
+    assert "groundup resume run" not in said
     assert [path.name for path in Path("run").iterdir()] == ["notes.txt"]
 
 

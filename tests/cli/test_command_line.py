@@ -106,9 +106,19 @@ def test_recipes_lists_the_library_with_the_claims(command: Groundup) -> None:
     assert status == 0
     for name in ("digits", "cifar100-speed", "cifar100-wrn28-10"):
         assert any(line.startswith(f"{name} ") for line in out.splitlines())
-    assert "81.15%" in out
     listed = json.loads(command("recipes", "--json")[1])
     assert listed["cifar100-wrn28-10"]["claim"]["top1"] == 0.8115
+
+
+def test_recipes_says_whose_a_figure_is_and_where_it_was_chosen_on_test(command: Groundup) -> None:
+    lines = command("recipes")[1].splitlines()
+    assert lines[0].split() == ["recipe", "test", "top-1", "figure", "about"]
+    said = {line.split()[0]: line for line in lines[1:]}
+    assert "  81.15%  of the source  " in said["cifar100-wrn28-10"]
+    assert "  81.36%  of the source, chosen on test  " in said["001-as-run"]
+    assert "  98.79%  measured here, chosen on test  " in said["digits"]
+    assert said["001"].split()[1:3] == ["-", "-"]
+    assert json.loads(command("recipes", "--json")[1])["001"]["figure"] is None
 
 
 def test_recipes_prints_one_recipe(command: Groundup) -> None:
@@ -170,8 +180,24 @@ def test_predict_prints_names_and_probabilities(command: Groundup, run: Path, pi
     assert first == str(picture)
     assert len(answers) == 5
     assert all("%" in answer for answer in answers)
-    top = json.loads(command("predict", run, picture, "--json")[1])[str(picture)]
-    assert top[0].keys() == {"class", "probability"}
+    found = json.loads(command("predict", run, picture, "--json")[1])
+    assert found["answers"][str(picture)][0].keys() == {"class", "probability"}
+    assert (found["temperature"], found["bad"]) == (None, {})
+
+
+def test_predict_answers_the_pictures_that_can_be_read_and_names_the_others(
+    command: Groundup, run: Path, picture: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    status, out, err = command("predict", run, picture, tmp_path / "bad.png", "--json")
+    found = json.loads(out)
+    assert status == 1
+    assert found["answers"].keys() == {str(picture)}
+    assert found["bad"] == {str(tmp_path / "bad.png"): "not an image in a format that Pillow reads"}
+    assert f"{tmp_path / 'bad.png'}: not an image in a format that Pillow reads\nhint: save it anew as PNG" in err
+    assert "on_bad_image" not in err
+    status, out, _ = command("predict", run, tmp_path / "bad.png", picture)
+    assert (status, out.splitlines()[0], "%" in out) == (1, str(picture), True)
 
 
 def test_bench_prints_speed_and_where_the_time_goes(command: Groundup, tmp_path: Path) -> None:
@@ -239,8 +265,16 @@ def test_a_missing_picture_is_a_mistake_and_an_unreadable_one_an_error(
 
 
 def test_an_error_of_the_run_gives_status_1(command: Groundup, tmp_path: Path) -> None:
-    status, _, err = command("train", "digits", "data.source=folder:nowhere", "--run", tmp_path / "run")
+    (tmp_path / "photos").mkdir()
+    status, _, err = command("train", "digits", f"data.source=folder:{tmp_path / 'photos'}", "--run", tmp_path / "run")
     assert status == 1
+    assert err.startswith(f"error: folder {tmp_path / 'photos'} is empty\nhint: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_is_not_where_the_caller_said_gives_status_2(command: Groundup, tmp_path: Path) -> None:
+    status, _, err = command("train", "digits", "data.source=folder:nowhere", "--run", tmp_path / "run")
+    assert status == 2
     assert err.startswith("error: data.source='folder:nowhere': there is no folder nowhere\nhint: ")
     assert not (tmp_path / "run").exists()
 

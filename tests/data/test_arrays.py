@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from groundup.basis.errors import DataError
+from groundup.basis.errors import DataError, UsageError
 from groundup.data import DataSettings, Splits, load_splits
 
 
@@ -74,7 +74,7 @@ def test_wrong_arrays_are_named_with_what_is_allowed(
 
 
 def test_missing_and_foreign_files_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(UsageError, match="there is no file"):
         load_splits(DataSettings(source=f"arrays:{tmp_path}/none.npz"))
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(DataError, match=r"text\.npz is not an \.npz file"):

@@ -91,6 +91,25 @@ def test_exif_rotation_is_applied(picture: Callable[..., np.ndarray], orientatio
     np.testing.assert_array_equal(decoded(Image.open(io.BytesIO(raw))), np.rot90(array, turns))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "I;16"])
+def test_what_is_converted_and_turned_in_strips_is_as_if_it_were_done_at_once(
+    picture: Callable[..., np.ndarray], mode: str, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rgb = Image.fromarray(picture(4, 23, 17))
+    image = (
+        Image.fromarray(picture(4, 23, 17)[:, :, 0].astype(np.uint16) * 257) if mode == "I;16" else rgb.convert(mode)
+    )
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(picture(5, 23, 17)[:, :, 1]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    raw = encoded(image, "TIFF" if mode == "CMYK" else "PNG", exif=exif)
+    at_once = decoded(raw)
+    monkeypatch.setattr("groundup.data.decode._STRIP", 100)  # five rows
+    np.testing.assert_array_equal(decoded(raw), at_once)
+
+
 def test_a_damaged_exif_block_does_not_make_an_image_unreadable(picture: Callable[..., np.ndarray]) -> None:
     array = picture(3)
     raw = encoded(Image.fromarray(array), exif=b"Exif\0\0MM\0*\xff\xff")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from groundup.basis.errors import DataError
+from groundup.basis.errors import DataError, UsageError
 from groundup.data import DataSettings, load_splits
 
 Save = Callable[..., Path]
@@ -64,7 +64,10 @@ def test_hidden_files_other_files_and_the_case_of_extensions_do_not_matter(tmp_p
 
 def test_a_missing_folder_is_named_as_the_user_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"data\.source='folder:\./photos': there is no folder \./photos\n"):
+    with pytest.raises(UsageError, match=r"data\.source='folder:\./photos': there is no folder \./photos\n"):
+        load_splits(DataSettings(source="folder:./photos"))
+    (tmp_path / "photos").write_text("a file")
+    with pytest.raises(UsageError, match=r"data\.source='folder:\./photos': \./photos is a file, not a folder"):
         load_splits(DataSettings(source="folder:./photos"))
 
 

@@ -57,6 +57,19 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path, sa
         load(tmp_path / "x", label="img")
 
 
+@pytest.mark.parametrize("names", [HUB_NAMES, None])
+def test_an_image_column_without_images_is_told_as_such_and_not_as_damaged_images(
+    tmp_path: Path, save_parquet: Save, names: dict[str, list[str]] | None
+) -> None:
+    save_two_labels(tmp_path / "x", save_parquet, names)
+    said = (
+        r"data\.image='fine': that column holds int64, no encoded images; .* img\nhint: did you mean data\.image=img\?"
+    )
+    with pytest.raises(UsageError, match=said):
+        load(tmp_path / "x", image="fine", label="coarse")
+    assert len(load(tmp_path / "x", image="img", label="coarse").train) == 8
+
+
 def test_the_only_class_column_is_found_among_other_numbers(tmp_path: Path, save_parquet: Save) -> None:
     labels = {"id": [7, 8, 9, 10], "colour": [0, 1, 1, 0]}
     save_parquet(tmp_path / "x" / "train.parquet", labels, names={"colour": COLOURS})

@@ -86,6 +86,21 @@ def test_a_start_after_the_end_is_refused() -> None:
         settings(every="0step").check(CLOCK)
 
 
+@pytest.mark.parametrize(
+    ("late", "every", "left"), [("0step", "30ep", 100), ("0step", "100step", 100), ("0.8dur", "20step", 20)]
+)
+def test_an_interval_that_leaves_a_single_step_with_it_is_refused(late: str, every: str, left: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        settings(every=every, **{"from": late}).check(CLOCK)
+    assert f"optimizer.sam.every={every}: " in caught.value.message
+    assert f"a single step would use it; allowed: less than {left} steps" in caught.value.message
+
+
+@pytest.mark.parametrize(("late", "every"), [("0step", "99step"), ("0.8dur", "19step"), ("99step", "1step")])
+def test_two_steps_with_it_or_all_that_are_left_are_enough(late: str, every: str) -> None:
+    settings(every=every, **{"from": late}).check(CLOCK)
+
+
 @pytest.mark.parametrize("rho", [0, -1])
 def test_a_radius_that_does_nothing_is_refused(rho: float) -> None:
     with pytest.raises(ValidationError, match="rho"):

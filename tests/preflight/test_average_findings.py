@@ -52,6 +52,13 @@ CASES: list[tuple[str, Level, str, list[str]]] = [
         [HELD_BACK, "stop={early: {patience: 200ep}}"],
     ),
     (
+        "GU503",
+        "warning",
+        "evaluate.every=50ep leaves 35100 between the first evaluation and the last",
+        [HELD_BACK, "stop={early: {patience: 120ep}}", "evaluate.every=50ep"],
+    ),
+    ("GU503", "warning", "leaves 0 between", [HELD_BACK, "stop={early: {patience: 2ep}}", "evaluate.every=200ep"]),
+    (
         "GU504",
         "warning",
         "stop.early.patience=100step: 100 steps; an evaluation comes every 351",
@@ -128,6 +135,10 @@ SOUND = [
     ("watching the training loss", {"GU501"}, [
         "evaluate.optimistic=true", "schedule={name: plateau, lr: 0.1, metric: train_loss}"]),
     ("early stopping that can act", {"GU503", "GU504", "GU505"}, [HELD_BACK, "stop={early: {patience: 20ep}}"]),
+    ("early stopping that is just in time", {"GU503"}, [
+        HELD_BACK, "stop={early: {patience: 100ep}}", "evaluate.every=50ep"]),
+    ("what can never act acts upon nothing", {"GU504"}, [
+        HELD_BACK, "stop={early: {patience: 2ep}}", "schedule={name: plateau, lr: 0.1, patience: 2ep}", "evaluate.every=200ep"]),
     ("a patience of some evaluations", {"GU504"}, [HELD_BACK, "stop={early: {patience: 10ep}}", "evaluate.every=2ep"]),
     ("a plateau that allows one bad evaluation", {"GU504"}, [HELD_BACK, "schedule={name: plateau, lr: 0.1, patience: 1ep}"]),
     ("a patience longer than a cycle", {"GU505"}, [HELD_BACK, RESTARTS, "stop={early: {patience: 25ep}}"]),

@@ -59,6 +59,33 @@ def test_padding_as_large_as_the_image_inside_one_of() -> None:
     assert "pad_crop.pad=9" in refusal(nested)
 
 
+@pytest.mark.parametrize(
+    ("operation", "said"),
+    [
+        ("{name: cutout, size: 9}", "cutout.size=9 px: the images have 8 px a side"),
+        ("{name: coarse_dropout, side: [4, 50], unit: px}", "coarse_dropout.side=50 px: the images have 8 px a side"),
+        ("{name: one_of, operations: [{name: flip}, {name: cutout, size: 16}]}", "cutout.size=16 px"),
+    ],
+)
+def test_a_hole_larger_than_the_image(operation: str, said: str) -> None:
+    message = refusal(f"augment.policy=[{operation}]")
+    assert said in message
+    assert "allowed: at most 8" in message
+    assert said in refusal(f"phases=[{{from: 0.5dur, set: {{augment.policy: [{operation}]}}}}]")
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "{name: cutout, size: 8}",
+        "{name: coarse_dropout, side: [4, 8], unit: px}",
+        "{name: coarse_dropout, side: [0.5, 1]}",
+    ],
+)
+def test_a_hole_of_at_most_the_image(operation: str) -> None:
+    make_plan(load_recipe("digits", [*BASE, f"augment.policy=[{operation}]"]), splits())
+
+
 def test_choosing_the_best_without_a_validation_split() -> None:
     message = refusal("evaluate.model=best")
     assert "the test split only reports" in message

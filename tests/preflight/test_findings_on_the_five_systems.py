@@ -6,6 +6,7 @@ from groundup.preflight.averages import check_averages
 from groundup.preflight.findings import Finding
 from groundup.preflight.schedule import check_schedule
 from groundup.preflight.subject import subject_of
+from groundup.preflight.times import check_times
 from groundup.recipe import library, load_recipe
 
 IMAGES = {"digits": 1437, "imagenette-resnet50": 9469}
@@ -51,7 +52,7 @@ def found(name: str, *overrides: str) -> list[Finding]:
     recipe = load_recipe(name, overrides)
     images = IMAGENET if "imagenet-1k" in recipe.data.source else IMAGES.get(name, 50_000)
     subject = subject_of(recipe, train_images=images)
-    return check_schedule(subject) + check_averages(subject)
+    return check_schedule(subject) + check_averages(subject) + check_times(subject)
 
 
 def codes(findings: list[Finding], *levels: str) -> set[str]:

@@ -1,15 +1,18 @@
 """Every code of the network: a recipe that has it, what it says, that the proposed override mends it, and one that has it not."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from groundup.basis.errors import UsageError
 from groundup.models import build_model, count_parameters, forward_flops
 from groundup.preflight.findings import Finding, Level, overrides_of
 from groundup.preflight.network import NETWORK_CODES, check_network, feature_sizes, network_facts
+from groundup.preflight.norm_batches import refuse_lone_images
 from groundup.preflight.subject import Subject, subject_of
 from groundup.recipe import library, load_recipe
 
@@ -102,9 +105,77 @@ def test_one_image_that_ends_in_one_pixel_is_an_error_because_torch_refuses_it()
     ]
     (found,) = told("GU205", check_network(subject(BASE, *one_left)))
     assert found.level == "error"
+    assert "an epoch has 1; layer4.0.downsample.1 sees one value per channel" in found.saw
+    assert not told(
+        "GU205", check_network(subject(BASE, *one_left, "train.epochs=0.5"))
+    )  # it never comes to that batch
     network = build_model(load_recipe(BASE, one_left).model, num_classes=100, seed=0)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         network(torch.zeros(1, 3, 32, 32))
+
+
+ONE_PIXEL = ["model.stem=imagenet", "model.width=8", "train.drop_last=false"]  # 32 px end in one
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "part"),
+    [
+        (["train.batch_size=1"], 1, "1 image per forward pass (train.batch_size=1); layer4"),
+        (["train.micro_batch=1"], 1, "1 image per forward pass (train.batch_size=128); layer4"),
+        (
+            ["train.batch_size=33", "train.micro_batch=32"],
+            1,
+            "1 in the last of each step's (train.batch_size=33); layer4",
+        ),
+        (["train.batch_size=51", "data.limit=1276"], 1, "an epoch has 1; layer4"),
+        (["train.batch_size=51", "train.micro_batch=10", "data.limit=1295", "data.validation=0"], 1, "each step's"),
+        (["train.batch_size=64", "train.micro_batch=10", "data.limit=1291", "data.validation=0"], 1, "an epoch has 1;"),
+        (["train.batch_size=2"], 2, "1 image per forward pass (train.batch_size=2); layer4"),
+    ],
+)
+def test_one_image_alone_that_ends_in_one_pixel_is_refused_before_the_first_step(
+    overrides: list[str], processes: int, part: str
+) -> None:
+    lone = replace(subject(BASE, *ONE_PIXEL, *overrides), processes=processes)
+    with pytest.raises(UsageError, match=r"^GU20[45] ") as caught:
+        refuse_lone_images(lone)
+    assert part in caught.value.message
+    assert caught.value.hint is not None
+    mended = replace(subject(BASE, *ONE_PIXEL, *overrides, *overrides_of(caught.value.hint)), processes=processes)
+    refuse_lone_images(mended)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes"),
+    [
+        (["train.batch_size=2"], 1),
+        (["train.batch_size=1", "model.stem=small"], 1),  # ends in 4 x 4
+        (["train.batch_size=33", "train.micro_batch=31"], 1),
+        (["train.batch_size=51", "data.limit=1276", "train.drop_last=true"], 1),
+        (["train.batch_size=2", "train.sync_batch_norm=true"], 2),
+    ],
+)
+def test_passes_that_torch_takes_are_not_refused(overrides: list[str], processes: int) -> None:
+    refuse_lone_images(replace(subject(BASE, *ONE_PIXEL, *overrides), processes=processes))
+
+
+def test_what_is_refused_is_what_torch_refuses() -> None:
+    for stem, refused in (("imagenet", True), ("small", False)):
+        found = subject(BASE, *ONE_PIXEL, "train.batch_size=1", f"model.stem={stem}")
+        network = build_model(found.recipe.model, num_classes=100, seed=0)
+        with pytest.raises(UsageError) if refused else nullcontext():
+            refuse_lone_images(found)
+        with pytest.raises(ValueError, match="more than 1 value per channel") if refused else nullcontext():
+            network(torch.zeros(1, 3, 32, 32))
+
+
+def test_a_batch_norm_after_the_pooling_sees_one_value_of_one_image() -> None:
+    with torch.device("meta"):
+        network = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 100)
+        )
+    with pytest.raises(UsageError, match=r"train\.batch_size=1\); 3 sees one value"):
+        refuse_lone_images(replace(subject(BASE, "train.batch_size=1"), network=network))
 
 
 class Own(nn.Module):
@@ -136,6 +207,38 @@ def test_dropout_that_the_users_own_network_does_not_have() -> None:
     (found,) = told("GU208", check_network(replace(dropping, network=Own())))
     assert "model.dropout=0.3, model.head_dropout=0.1: Own has no dropout" in found.saw
     assert overrides_of(found.mend) == ["model.dropout=0", "model.head_dropout=0"]
+
+
+class Greedy(nn.Module):
+    """A network that finds no memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+
+def test_memory_that_is_used_up_is_not_taken_for_a_network_that_does_not_take_the_images() -> None:
+    greedy = replace(subject(BASE), network=Greedy())
+    for look in (check_network, network_facts):
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            look(greedy)
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "blind"),
+    [
+        ("{name: resnet50, stem: imagenet}", 1, "17 of 17"),
+        ("{name: wide_resnet, depth: 28, width: 1}", 1, "25 of 25"),
+        ("{name: wide_resnet, depth: 28, width: 1}", 2, "15 of 25"),
+        ("{name: wide_resnet, depth: 28, width: 1}", 8, None),
+        ("{name: resnet18, stem: small, width: 8}", 8, None),
+    ],
+)
+def test_images_that_most_convolutions_see_as_one_pixel_are_warned_of(model: str, side: int, blind: str | None) -> None:
+    findings = check_network(subject("digits", f"model={model}", train_images=1438, classes=10, image_size=side))
+    said = [finding for finding in told("GU202", findings) if finding.level == "warning"]
+    assert bool(said) == bool(blind)
+    assert not blind or f"{blind} convolutions see one pixel alone" in said[0].saw
+    assert not said or said[0].mend.endswith("larger images.")
 
 
 def test_one_pixel_is_only_a_note_where_images_are_tiny() -> None:

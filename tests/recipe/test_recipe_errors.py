@@ -1,5 +1,6 @@
 """What is wrong with a recipe is told with the key, the value, what is allowed and the nearest name; all at once."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +36,10 @@ def problem(*overrides: str, recipe: str = BASE) -> str:
         ("train.batch_size=0", ["train.batch_size=0", "greater than 0"]),
         ("loss.label_smoothing=1", ["loss.label_smoothing=1", "less than 1"]),
         ("train.epochs=.nan", ["train.epochs=nan", "finite"]),
-        ("schedule.rise=0.25", ["schedule.rise=0.25", "bare number", "5ep (epochs)", "did you mean '0.25ep'?"]),
+        (
+            "schedule.rise=0.25",
+            ["schedule.rise=0.25", "bare number", "5ep (epochs)", "did you mean '0.25dur' (a share"],
+        ),
         ("evaluate.every=3", ["evaluate.every=3", "bare number", "1000step", "did you mean '3ep'?"]),
         ("schedule.rise=2dur", ["schedule.rise='2dur'", "between 0dur and 1dur"]),
         ("schedule.rise=3weeks", ["schedule.rise='3weeks'", "not a duration"]),
@@ -50,7 +54,36 @@ def problem(*overrides: str, recipe: str = BASE) -> str:
         ("data.source=foldr:x", ["data.source='foldr:x'", "folder:DIR", "parquet:DIR", "did you mean 'folder:DIR'?"]),
         ("data.source=hub:x", ["data.source='hub:x'", "incomplete", "hub:OWNER/NAME"]),
         ("data.label=x", ["data.label='x'", "no columns"]),
-        ("train.micro_batch=1000", ["micro_batch 1000 is larger than batch_size 64"]),
+        ("train.micro_batch=1000", ["train.micro_batch=1000: larger than batch_size=64"]),
+        ("stop.target={value: 2}", ["stop.target.value=2: validation_top1 is a fraction"]),
+        ("augment.policy=flip", ["augment.policy='flip': needs a list", "write augment.policy=[{name: flip}]"]),
+        ("check.ignore=GU101", ["check.ignore='GU101': needs a list", "write check.ignore=[GU101]"]),
+        ("phases={from: 5ep}", ["phases={'from': '5ep'}: needs a list", "write phases=[{...}]"]),
+        ("check.ignore=", ["check.ignore=None: needs a list", "an empty list is check.ignore=[]"]),
+        ("phases.0.set.train.resolution=4", ["phases has no entries", "write the whole list: phases=[...]"]),
+        (
+            "phases=[{from: 5ep, set: {train: {resolution: 4}}}]",
+            ["phases.0.set.train=", "unknown key", "write phases.0.set={train.resolution: ...}"],
+        ),
+        ("data.source=folder:", ["data.source='folder:': is incomplete", "write data.source=folder:DIR"]),
+        ("data.source=folder: x", ["data.source='folder: x': needs a text", "write data.source=folder:x"]),
+        (
+            "augment.policy=[{name: color_jitter, hue: 20}]",
+            ["augment.policy.0.hue=20: input should be less than or equal to 0.5"],
+        ),
+        (
+            "augment.policy=[{name: color_jitter, hue: [0, 2]}]",
+            ["augment.policy.0.hue.1=2: input should be less than or equal to 0.5"],
+        ),
+        (
+            "augment.policy=[{name: augmix, depth: 0}]",
+            ["augment.policy.0.depth=0: allowed: -1; or input should be greater than or equal to 1"],
+        ),
+        (
+            "augment.policy=[{name: augmix, depth: {a: 1}}]",
+            ["augment.policy.0.depth={'a': 1}: allowed: -1; or input should be a valid integer"],
+        ),
+        ("schedule={name: plateau, lr: 0.1, mode: max}", ["schedule.mode=max contradicts metric=validation_loss"]),
         ("model=resnet18", ["model='resnet18'", "wide_resnet", "write model.name=resnet18"]),
         ("train=5", ["train=5", "needs keys below it"]),
         ("phases=[{from: 5, set: {train.resolution: 4}}]", ["phases.0.from=5", "bare number"]),
@@ -62,6 +95,48 @@ def test_a_problem_names_key_value_what_is_allowed_and_the_nearest(override: str
     message = problem(override)
     for part in parts:
         assert part in message, message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "../pwn",
+            "../../../pwn",
+            "/tmp/pwn",
+            "a/b",
+            "a\\b",
+            "..",
+            ".hidden",
+            "-rf",
+            "C:x",
+            "a b",
+            "a*",
+            "a\nb",
+            "a\n",
+            "",
+        ),
+        *("ж", "a" * 101),
+    ],
+)
+def test_a_name_that_is_no_plain_name_of_a_folder_is_refused(name: str, write: Write) -> None:
+    message = problem(recipe=write("x.yaml", f"extends: digits\nname: {json.dumps(name)}\n"))
+    assert message.startswith("name=")
+    assert "run folders are named after it; allowed: letters (a to z), digits, '.', '_', '-' and '+'" in message
+
+
+@pytest.mark.parametrize("name", ["001", "003-resnet18+swa", "_mine.v2", "+x", "a..b", "a" * 100])
+def test_a_plain_name_of_a_folder_is_taken(name: str, write: Write) -> None:
+    assert load_recipe(write("x.yaml", f"extends: digits\nname: {json.dumps(name)}\n")).name == name
+
+
+@pytest.mark.parametrize("value", ["20", "[0, 2]", "{a: 1}", "x"])
+def test_a_value_of_several_kinds_is_one_problem_without_the_names_of_the_kinds(value: str) -> None:
+    message = problem(f"augment.policy=[{{name: color_jitter, hue: {value}}}]")
+    assert message.startswith("augment.policy.0.hue")
+    assert "\n  " not in message, "one line"
+    for internal in ("constrained", "tuple["):
+        assert internal not in message
 
 
 def test_a_method_without_a_name_lists_the_names(write: Write) -> None:

@@ -142,12 +142,10 @@ def test_the_header_says_how_to_start_it_what_was_claimed_and_why_it_differs(nam
     header, system = header_of(name), name[:3]
     assert header[0].startswith(f"# System {system}")
     assert header[1].startswith(f"#   groundup train {name} data.source=")
-    own = "\n".join(header)
-    # Where the reasons stand in the header of another recipe, this one names it.
-    named = {word.rstrip(",.;:") for word in own.split()} & {*CORRECTED, *AS_RUN} - {name}
-    told = [own, *("\n".join(header_of(other)) for other in sorted(named))]
-    assert any("# Claimed: " in text for text in told)
-    assert any(f"({system}, bug" in text for text in told)
+    # Its own claim and its own entries of seeds.md, even where the reasons stand in the header of another recipe.
+    (claimed,) = [line for line in header if line.startswith("# Claimed: ")]
+    assert any(letter.isdigit() for letter in claimed) or '"' in claimed
+    assert f"({system}, bug" in " ".join(header)
 
 
 @pytest.mark.parametrize("name", [*CORRECTED, *AS_RUN])

@@ -32,10 +32,11 @@ from groundup.runs.train import Run
 
 
 @pytest.fixture(scope="module")
-def measured(finished: Run) -> Path:
+def measured(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run about which everything is known."""
-    evaluate(finished.folder, sections=EXTRA)
-    return finished.folder
+    folder = Path(shutil.copytree(finished.folder, tmp_path_factory.mktemp("measured") / "tiny", symlinks=True))
+    evaluate(folder, sections=EXTRA)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from groundup.runs.evaluate import Wanted, evaluate, evaluate_runs, json_of, tex
 from groundup.runs.folder import open_run_folder
 from groundup.runs.summary import result_line
 from groundup.runs.train import Run
-from groundup.tracking import MetricsFile, Trackers, read
+from groundup.tracking import MetricsFile, Tracker, Trackers, read
 from groundup.training import Engine
 
 
@@ -33,6 +33,16 @@ class Small(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(images.mean((2, 3)))
+
+
+class Messages(Tracker):
+    """What a person would have been told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
 
 
 def test_the_best_weights_are_kept_though_checkpoints_are_rarer_than_evaluations(
@@ -201,12 +211,44 @@ def test_looking_at_test_without_choosing_by_it_is_not_optimistic(tiny: list[str
 
 
 def test_a_run_that_stopped_early_says_when_and_why(tiny: list[str], tmp_path: Path) -> None:
-    run = groundup.train("digits", [*tiny, "stop={target: {metric: train_loss, value: 50}}"], run=tmp_path / "run")
+    target, seen = "stop={target: {metric: train_loss, value: 50}}", Messages()
+    run = groundup.train("digits", [*tiny, target], run=tmp_path / "run", terminal=seen)
     assert (run.summary["steps"], run.summary["epochs"]) == (3, 1)
     assert run.summary["ended"].startswith("target: train_loss")
+    assert f"ended at step 3 of 6: {run.summary['ended']}" in seen.said
+    assert f"; ended at step 3 ({run.summary['ended']}); " in result_line(run.summary)
     assert groundup.resume(run.folder).summary == run.summary
-    stopped = groundup.train("digits", [*tiny, "stop={early: {patience: 1ep, min_gain: 1}}"], run=tmp_path / "early")
+    stopped = groundup.train("digits", [*tiny, "stop={early: {patience: 1ep, min_gain: 0.99}}"], run=tmp_path / "early")
     assert stopped.summary["selected_on"] == "nothing: the last step; the end followed validation"
+
+
+def test_a_run_that_ended_before_its_average_began_says_so_in_its_result(tiny: list[str], tmp_path: Path) -> None:
+    early = [
+        "train.epochs=10",
+        "average={name: swa, start: 8ep}",
+        "stop={early: {metric: train_loss, patience: 1ep, min_gain: 50}}",
+    ]
+    run = groundup.train("digits", [*tiny, *early], run=tmp_path / "run")
+    assert run.summary["steps"] == 6
+    line = result_line(run.summary)
+    assert "ended at step 6 (early: train_loss has not got better than" in line
+    assert "before its average had a sample: the trained weights are reported; " in line
+
+
+def test_a_run_of_its_full_length_says_nothing_of_an_end(finished: Run) -> None:
+    line = result_line(finished.summary)
+    assert "ended" not in line
+    assert "average" not in line
+
+
+def test_the_result_on_test_stands_beside_the_curves(finished: Run) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(finished.folder / "tensorboard")).Reload()
+    (event,) = board.Scalars("test/top1")
+    assert (event.step, event.value) == (finished.summary["steps"], pytest.approx(finished.summary["top1"]))
+    (event,) = board.Scalars("test/loss")
+    assert event.value == pytest.approx(finished.summary["nll"])
 
 
 def test_a_run_goes_on_with_its_pixels_kept_elsewhere(copied: Path, finished: Run) -> None:

@@ -13,6 +13,7 @@ from groundup.data import load_splits
 from groundup.recipe import load_recipe
 from groundup.runs.evaluate import evaluate
 from groundup.runs.load import Classifier
+from groundup.runs.predictions import predict_into
 from groundup.runs.train import Run
 
 
@@ -87,6 +88,31 @@ def test_a_file_that_is_no_picture_is_named(classifier: Classifier, tmp_path: Pa
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(DataError, match=r"text\.png: not an image"):
         classifier.predict(tmp_path / "text.png")
+
+
+def test_after_a_calibration_predictions_have_its_temperature_and_the_same_first_class(
+    copied: Path, digit: np.ndarray, tmp_path: Path
+) -> None:
+    (copied / "evaluation.json").unlink(missing_ok=True)
+    before = groundup.load(copied)
+    evaluate(copied, sections=["calibration"])
+    after = groundup.load(copied)
+    fitted = json.loads((copied / "evaluation.json").read_text())["sections"]["calibration"]["test"]["temperature"]
+    assert (before.temperature, after.temperature) == (None, fitted)
+    images = before.prepare(digit)[None]
+    raised = before.probabilities(images) ** (1 / fitted)
+    assert after.probabilities(images).tolist()[0] == pytest.approx((raised / raised.sum()).tolist()[0], rel=1e-4)
+    assert before.predict(digit)[0][0] == after.predict(digit)[0][0]
+
+
+def test_a_table_of_predictions_has_the_temperature_too(copied: Path, digit: np.ndarray, tmp_path: Path) -> None:
+    evaluate(copied, sections=["calibration"])
+    Image.fromarray(digit).save(tmp_path / "one.png")
+    classifier = groundup.load(copied)
+    predict_into(tmp_path / "all.csv", classifier, [tmp_path / "one.png"], top=1)
+    written = (tmp_path / "all.csv").read_text().splitlines()[1].split(",")
+    assert classifier.temperature is not None
+    assert float(written[2]) == pytest.approx(classifier.predict(digit)[0][1], rel=1e-5)
 
 
 def test_the_report_on_the_test_split_is_the_summary_again(finished: Run) -> None:

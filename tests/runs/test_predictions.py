@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,32 @@ def test_a_picture_that_cannot_be_read_is_listed_and_the_others_are_answered(
     assert list(made.bad) == [bad]
     assert [row["class"] is None for row in table] == [row["file"] == bad for row in table]
     assert len(table) == 3
+
+
+@pytest.mark.parametrize("name", ["drawing.svg", "PHONE.HEIC", "camera.dng"])
+def test_a_picture_of_a_kind_that_is_not_read_is_listed_and_not_left_out(
+    name: str, classifier: Classifier, tmp_path: Path
+) -> None:
+    draw(tmp_path, 1)
+    (tmp_path / name).write_bytes(b"<svg/>")
+    (tmp_path / "notes.txt").write_text("no picture, and not called one")
+    made = predict_into(tmp_path / "all.csv", classifier, pictures_in([tmp_path]))
+    assert made.bad == {str(tmp_path / name): f"{Path(name).suffix.lower()} is not read; save it anew as PNG or JPEG"}
+    assert made.pictures == 2
+
+
+def test_notes_of_before_a_calibration_are_not_mixed_with_answers_after_it(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    draw(tmp_path, 70)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_into(tmp_path / "all.csv", classifier, pictures_in([tmp_path]), check=stop)
+    with pytest.raises(UsageError, match="another temperature"):
+        predict_into(tmp_path / "all.csv", replace(classifier, temperature=1.5), pictures_in([tmp_path]))
 
 
 def test_an_interrupted_call_goes_on_and_ends_with_the_same_table(classifier: Classifier, tmp_path: Path) -> None:
@@ -141,7 +168,7 @@ def test_answers_of_two_networks_are_not_mixed(classifier: Classifier, tmp_path:
 
     with pytest.raises(KeyboardInterrupt):
         predict_into(tmp_path / "all.csv", classifier, pictures_in([tmp_path]), check=stop)
-    with pytest.raises(UsageError, match="another network or another --top"):
+    with pytest.raises(UsageError, match="another network, another temperature or another --top"):
         predict_into(tmp_path / "all.csv", classifier, pictures_in([tmp_path]), top=2)
 
 

@@ -63,6 +63,21 @@ def test_a_changed_recipe_is_refused_with_every_difference(unfinished: Path) -> 
     assert not (unfinished / "summary.json").exists()
 
 
+def test_a_changed_recipe_of_a_finished_run_is_refused_as_well(copied: Path, finished: Run) -> None:
+    recipe = copied / "recipe.yaml"
+    original = recipe.read_text()
+    for was, now, told in (
+        ("max_lr: 0.1", "max_lr: 0.3", "schedule.max_lr: was 0.1, is 0.3"),
+        ("epochs: 2.0", "epochs: 4.0", "train.epochs: was 2.0, is 4.0"),
+    ):
+        recipe.write_text(original.replace(was, now))
+        with pytest.raises(UsageError, match="the recipe has changed since the checkpoint") as caught:
+            groundup.resume(copied)
+        assert told in str(caught.value)
+    recipe.write_text("# a comment\n" + original.replace("tensorboard: true", "tensorboard: false"))
+    assert groundup.resume(copied).summary == finished.summary
+
+
 def test_a_recipe_written_differently_but_equal_goes_on(unfinished: Path) -> None:
     recipe = unfinished / "recipe.yaml"
     recipe.write_text("# a comment\n" + recipe.read_text().replace("max_lr: 0.1", "max_lr: 1.0e-1"))
@@ -80,6 +95,22 @@ def test_other_data_than_the_checkpoints_is_refused(tiny: list[str], tmp_path: P
         groundup.resume(run.folder)
     with pytest.raises(UsageError, match="other images now than the run was trained on"):
         evaluate(run.folder, split="train")
+
+
+def test_a_run_whose_data_has_moved_goes_on_where_the_recipe_says_it_is_now(tiny: list[str], tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (100, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=np.arange(100) % 2)
+    small = ["model.width=8", "train={epochs: 1, batch_size: 20, threads: 1}", "track.tensorboard=false"]
+    run = groundup.train("digits", [f"data.source=arrays:{tmp_path}/data.npz", *small], run=tmp_path / "run")
+    (run.folder / "summary.json").unlink()
+    (tmp_path / "data.npz").rename(tmp_path / "moved.npz")
+    recipe = run.folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("data.npz", "moved.npz"))
+    assert groundup.resume(run.folder).summary["top1"] == run.summary["top1"]
+    np.savez(tmp_path / "moved.npz", x_train=255 - images, y_train=np.arange(100) % 2)
+    (run.folder / "summary.json").unlink()
+    with pytest.raises(UsageError, match="the data has changed since the checkpoint"):
+        groundup.resume(run.folder)
 
 
 def test_a_run_on_data_of_ones_own_is_not_continued_or_evaluated_on_the_recipes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import groundup
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.recipe import load_recipe
+from groundup.runs.evaluate import evaluate
 from groundup.runs.folder import create_run_folder, open_run_folder
 from groundup.runs.train import Run
 
@@ -144,6 +146,72 @@ def test_a_folder_of_another_format_version_is_refused(version: int | None, copi
     for use in (groundup.resume, groundup.load):
         with pytest.raises(UsageError, match=rf"format version {version}; this groundup reads version 1"):
             use(copied)
+
+
+@pytest.mark.parametrize("version", [0, 99, None])
+def test_a_result_of_another_format_version_is_refused(version: int | None, copied: Path) -> None:
+    described = json.loads((copied / "summary.json").read_text()) | {"format": version}
+    (copied / "summary.json").write_text(json.dumps(described))
+    for use in (groundup.resume, evaluate):
+        with pytest.raises(
+            UsageError, match=rf"summary\.json: .*format version {version}; this groundup reads version 1"
+        ):
+            use(copied)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"format": 1, "top1": 0.', b"5", b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_result_counts_as_none_and_is_made_again(content: bytes, copied: Path, finished: Run) -> None:
+    (copied / "summary.json").write_bytes(content)
+    with pytest.raises(UsageError, match="not finished"):
+        evaluate(copied)
+    assert groundup.resume(copied).summary["nll"] == finished.summary["nll"]
+    assert json.loads((copied / "summary.json").read_text())["nll"] == finished.summary["nll"]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, -3])
+def test_a_damaged_environment_is_named_with_the_way_out(cut: int, copied: Path, finished: Run) -> None:
+    (copied / "summary.json").unlink()
+    file = copied / "environment.json"
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(
+        GroundupError, match=r"environment\.json: damaged.*\n.*remove it: `groundup resume` writes it again"
+    ):
+        groundup.resume(copied)
+    file.unlink()
+    assert groundup.resume(copied).summary["hardware"] == finished.summary["hardware"]
+    assert json.loads(file.read_text())["format"] == 1
+
+
+@pytest.mark.parametrize("content", ["5", "null", "[]", "{}", '{"format": 1}', '{"format": 1, "resumed_on": [7]}'])
+def test_an_environment_that_is_json_and_yet_not_one_is_damaged(content: str, copied: Path) -> None:
+    (copied / "environment.json").write_text(content)
+    with pytest.raises(GroundupError, match=r"environment\.json: damaged"):
+        groundup.resume(copied)
+
+
+def test_a_file_of_the_run_that_cannot_be_read_is_named(copied: Path) -> None:
+    (copied / "summary.json").unlink()
+    (copied / "summary.json").mkdir()
+    with pytest.raises(GroundupError, match=r"summary\.json: cannot be read: Is a directory"):
+        groundup.resume(copied)
+
+
+def test_a_run_that_is_not_there_is_answered_with_runs_alone(finished: Run, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UsageError, match=r"phots'?: not a run folder \(there is no such folder\)"):
+        open_run_folder(tmp_path / "phots")
+    shutil.copytree(finished.folder, tmp_path / "digits-007", symlinks=True)
+    with pytest.raises(UsageError) as caught:
+        open_run_folder(tmp_path / "digits-01")
+    assert "allowed: digits-007\n" in str(caught.value)
+
+
+def test_a_place_for_a_run_that_is_taken_by_something_else_is_not_offered_for_a_resume(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for taken in (tmp_path / "file", tmp_path):
+        with pytest.raises(UsageError, match="exists already, and is no run") as caught:
+            create_run_folder(load_recipe("digits"), taken)
+        assert "resume" not in str(caught.value)
 
 
 def test_a_folder_that_is_no_run_is_named_with_the_nearest_run(finished: Run, tmp_path: Path) -> None:

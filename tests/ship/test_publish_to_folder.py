@@ -90,6 +90,7 @@ def test_a_dry_run_lists_files_and_sizes_and_writes_nothing(run: Run, tmp_path: 
     lines = planned.lines()
     assert any(line.startswith("would send") and line.endswith("model.safetensors") for line in lines)
     assert f"would send 10 of 10 files, {size_text(sum(sizes.values()))}" in lines
+    assert not any("groundup.load" in line for line in lines), "nothing is there to be loaded"
 
 
 def test_publishing_again_writes_what_changed_and_keeps_what_is_not_ours(run: Run, place: Path, tmp_path: Path) -> None:
@@ -118,6 +119,55 @@ def test_a_card_that_was_edited_there_stays(run: Run, place: Path) -> None:
     (place / "README.md").unlink()
     groundup.publish(run.folder, to=place)
     assert "groundup: begin" in (place / "README.md").read_text()
+
+
+def test_words_around_the_card_stay_there_and_ours_are_renewed(run: Run, place: Path, tmp_path: Path) -> None:
+    card = place / "README.md"
+    card.write_text(card.read_text().replace("license: unknown", "license: mit") + "\nMy words.\n")
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
+    (copy / "samples.png").unlink()
+    done = groundup.publish(copy, to=place)
+    text = card.read_text()
+    assert ("license: mit" in text, text.endswith("\nMy words.\n"), "samples.png" in text) == (True, True, False)
+    assert done.notes == ("README.md has words of its own there: they stay, groundup's part is renewed",)
+    before = text
+    groundup.publish(copy, to=place)
+    assert card.read_text() == before
+
+
+def test_what_was_changed_there_stays_and_is_told_every_time(run: Run, place: Path, tmp_path: Path) -> None:
+    recipe = (place / "recipe.yaml").read_text().replace("source: digits", "source: folder:/elsewhere")
+    (place / "recipe.yaml").write_text(recipe)
+    (place / "samples.png").write_bytes(b"another picture")
+    for _ in range(2):
+        done = groundup.publish(run.folder, to=place)
+        assert [note.partition(" was changed there: it is left")[0] for note in done.notes] == [
+            "recipe.yaml",
+            "samples.png",
+        ]
+        assert (place / "recipe.yaml").read_text() == recipe
+        assert (place / "samples.png").read_bytes() == b"another picture"
+    (place / "recipe.yaml").unlink()
+    (place / "samples.png").unlink()
+    assert groundup.publish(run.folder, to=place).notes == ()
+    assert (place / "recipe.yaml").read_bytes() == (run.folder / "recipe.yaml").read_bytes()
+
+
+def test_damaged_weights_there_are_mended_with_a_note(run: Run, place: Path) -> None:
+    (place / "model.safetensors").write_bytes(b"damaged")
+    done = groundup.publish(run.folder, to=place)
+    assert done.notes == ("model.safetensors was changed there, and could not be loaded: it is sent again",)
+    assert len(groundup.load(place).classes) == 10
+
+
+def test_a_card_of_the_run_that_was_edited_is_published_with_a_note(run: Run, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
+    (copy / "README.md").write_text((run.folder / "README.md").read_text().replace("## Limits", "## My limits"))
+    done = groundup.publish(copy, to=tmp_path / "published")
+    assert "## My limits" in (tmp_path / "published" / "README.md").read_text()
+    (note,) = done.notes
+    assert note.startswith("README.md of the run is not as groundup wrote it: it is published as it is")
+    assert f"note: {note}" in done.lines()
 
 
 def test_any_other_folder_is_refused_and_left_alone(run: Run, tmp_path: Path) -> None:
@@ -254,13 +304,53 @@ def test_an_evaluation_travels_with_the_weights_it_speaks_of(run: Run, tmp_path:
     assert "ECE" in (tmp_path / "published" / "README.md").read_text()
 
 
+def test_what_was_evaluated_in_the_publication_stands_beside_what_was_evaluated_in_the_run(
+    run: Run, tmp_path: Path
+) -> None:
+    from groundup.runs.evaluate import evaluate
+
+    copy, place = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True)), tmp_path / "published"
+    groundup.publish(copy, to=place)
+    evaluate(place)
+    evaluate(copy, sections=["calibration"])
+    done = groundup.publish(copy, to=place)
+    assert done.notes == ()
+    assert read_sections(RunFolder(place)) == read_sections(RunFolder(copy))
+    evaluate(place, split="validation", sections=["generalisation"])
+    groundup.publish(copy, to=place)
+    found = read_sections(RunFolder(place))
+    assert {view for views in found.values() for view in views} == {"test", "validation"}
+    assert {"accuracy", "calibration", "generalisation"} <= found.keys()
+    card = (place / "README.md").read_text()
+    assert "ECE" in card
+    manifest = json.loads((place / "publication.json").read_text())["files"]
+    assert {"README.md", "evaluation.json", "reliability-test.png"} <= manifest.keys()
+    again = groundup.publish(copy, to=place)
+    assert ([name for name, _, sent in again.files if sent], again.notes) == ([], ())
+    assert "validation" not in read_sections(RunFolder(copy))["accuracy"], "publishing changes nothing in the run"
+
+
+def test_an_evaluation_of_other_weights_makes_way_with_a_note(run: Run, place: Path, tmp_path: Path) -> None:
+    from groundup.runs.evaluate import evaluate
+
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
+    evaluate(copy)
+    _edited_json("evaluation.json", **json.loads((copy / "evaluation.json").read_text()) | {"weights": "0" * 64})(place)
+    done = groundup.publish(copy, to=place)
+    assert done.notes == (
+        "evaluation.json there was measured on other weights: what was measured on these takes its place",
+    )
+    assert read_sections(RunFolder(place)).keys() == {"accuracy"}
+
+
 # --- files from strangers -----------------------------------------------------------------------------------------------------
 
 
 def _edited_json(name: str, **values: Any) -> Callable[[Path], None]:
     def edit(place: Path) -> None:
         file = place / name
-        file.write_text(json.dumps(json.loads(file.read_text()) | values))
+        known = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps(known | values))
 
     return edit
 
@@ -373,8 +463,10 @@ def test_a_run_with_a_network_of_its_own_is_published_and_loaded_with_it(tmp_pat
 
     own = groundup.train("digits", [*TINY[2:], "average={name: none}"], run=tmp_path / "run", model=network())
     groundup.publish(own.folder, to=tmp_path / "published")
-    with pytest.raises(UsageError, match=r"a network of its own, Sequential(?s:.*)model="):
-        groundup.load(tmp_path / "published")
+    for summary in ("there", "not there yet"):
+        with pytest.raises(UsageError, match=r"a network of its own, Sequential(?s:.*)model="):
+            groundup.load(tmp_path / "published")
+        (tmp_path / "published" / "summary.json").unlink(missing_ok=summary != "there")
     loaded = groundup.load(tmp_path / "published", model=network())
     assert torch.equal(logits(loaded, images), logits(groundup.load(own.folder, model=network()), images))
 

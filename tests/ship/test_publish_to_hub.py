@@ -88,6 +88,7 @@ def test_the_repository_holds_the_publication_and_a_card_that_the_hub_accepts(
     }
     card = files["README.md"].decode()
     assert 'groundup.load("hf:acme/digits")' in card
+    assert "OWNER/NAME" not in card
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
     ModelCard(card).validate()
     with pytest.raises(ValueError, match="KeyError"):  # and what is wrong is noticed
@@ -96,6 +97,17 @@ def test_the_repository_holds_the_publication_and_a_card_that_the_hub_accepts(
     assert repo.large == {"model.safetensors", "samples.png", "training_curves.png"}
     assert repo.titles[-1].startswith(f"digits: {run.summary['top1']:.2%} top-1")
     assert not repo.private
+
+
+def test_the_lines_of_the_card_are_run_as_they_stand(
+    hub: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    groundup.publish(run.folder, to="hf:acme/digits")
+    code = hub.files("acme/digits")["README.md"].decode().partition("```python\n")[2].partition("```")[0]
+    Image.new("L", (8, 8), 128).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("[('")
 
 
 def test_only_what_changed_is_sent(hub: Any, copied: Path) -> None:
@@ -125,6 +137,38 @@ def test_a_dry_run_asks_and_sends_nothing(hub: Any, run: Run, monkeypatch: pytes
     planned = groundup.publish(run.folder, to="hf:acme/digits", dry_run=True)
     assert not any(sent for *_, sent in planned.files)
     assert "would send 0 of 10 files, 0 B" in planned.lines()
+
+
+def test_a_dry_run_without_a_network_lists_the_files_and_says_what_it_does_not_know(
+    hub: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    lines = groundup.publish(run.folder, to="hf:acme/digits", dry_run=True).lines()
+    assert any(line.startswith("would send") and line.endswith(" model.safetensors") for line in lines)
+    (note,) = [line for line in lines if line.startswith("note:")]
+    assert note.startswith("note: what is at hf:acme/digits already is not known, so every file is listed: ")
+    assert "could not be reached" in note
+    assert not any("groundup.load" in line for line in lines)
+
+
+def test_results_measured_in_a_copy_of_the_repository_are_not_lost(hub: Any, copied: Path) -> None:
+    from groundup.runs.evaluate import evaluate
+
+    groundup.publish(copied, to="hf:acme/digits")
+    elsewhere = copied.parent / "elsewhere"
+    elsewhere.mkdir()
+    for name, content in hub.files("acme/digits").items():
+        (elsewhere / name).write_bytes(content)
+    evaluate(elsewhere)
+    theirs = {name: (elsewhere / name).read_bytes() for name in ("README.md", "evaluation.json")}
+    hub.commit(hub.repos["model", "acme/digits"], "main", theirs, "evaluated elsewhere")
+    groundup.publish(copied, to="hf:acme/digits")
+    assert hub.files("acme/digits")["evaluation.json"] == theirs["evaluation.json"]
+    evaluate(copied, sections=["calibration"])
+    assert groundup.publish(copied, to="hf:acme/digits").notes == ()
+    found = json.loads(hub.files("acme/digits")["evaluation.json"])["sections"]
+    assert found.keys() == {"accuracy", "calibration"}
+    assert 'groundup.load("hf:acme/digits")' in hub.files("acme/digits")["README.md"].decode()
 
 
 def test_a_private_repository_stays_private_and_a_public_one_is_not_used_for_a_private_run(hub: Any, run: Run) -> None:
@@ -304,8 +348,24 @@ def test_predict_takes_a_repository_in_place_of_a_run(hub: Any, run: Run, tmp_pa
     Image.new("L", (8, 8), 128).save(tmp_path / "grey.png")
     result = CliRunner().invoke(app, ["predict", "hf:acme/digits", str(tmp_path / "grey.png"), "--json"])
     assert result.exit_code == 0, result.output
-    (top,) = json.loads(result.stdout).values()
+    (top,) = json.loads(result.stdout)["answers"].values()
     assert len(top) == 5
+
+
+def test_without_a_terminal_no_progress_bar_is_drawn(hub: Any, run: Run, tmp_path: Path) -> None:
+    home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    for command in (
+        ["publish", str(run.folder), "--to", "hf:acme/digits"],
+        ["predict", "hf:acme/digits", str(run.folder / "samples.png")],
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "groundup", *command],
+            env={**os.environ, **home},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_the_data_door_hub_reads_a_data_set_over_http(hub: Any, tmp_path: Path) -> None:

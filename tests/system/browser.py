@@ -14,8 +14,11 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find_chromium() -> str | None:
-    """The path of an installed Chromium, None without one."""
-    return next((found for name in NAMES if (found := shutil.which(name))), None)
+    """The path of an installed Chromium, None without one; RuntimeError instead if GROUNDUP_REQUIRE_CHROMIUM is 1."""
+    found = next((found for name in NAMES if (found := shutil.which(name))), None)
+    if found is None and os.environ.get("GROUNDUP_REQUIRE_CHROMIUM") == "1":
+        raise RuntimeError("GROUNDUP_REQUIRE_CHROMIUM=1, and no Chromium is installed (apt-get install chromium)")
+    return found
 
 
 class Page:

@@ -2,6 +2,7 @@
 
 import base64
 import importlib.util
+import io
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -9,8 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+
+import groundup
 
 
 def _module(path: Path) -> ModuleType:
@@ -41,11 +45,14 @@ GRADIOS_OWN = "Method not implemented."
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, make_commands: Callable[[Path], Any]) -> Path:
-    """A finished run called `digits`, and pictures."""
+    """Finished runs called `digits` and `other`, and pictures."""
     folder = tmp_path_factory.mktemp("demo")
     tiny = ["model.width=8", "data.limit=600", "data.validation=0.25", "track.tensorboard=false"]
     make_commands(folder).run(
         "train", "digits", *tiny, "train={epochs: 2, batch_size: 50, threads: 1}", "--run", folder / "digits"
+    )
+    make_commands(folder).run(
+        "train", "digits", *tiny, "seed=1", "train={epochs: 1, batch_size: 50, threads: 1}", "--run", folder / "other"
     )
     Image.linear_gradient("L").resize((300, 200)).convert("RGB").save(folder / "photo.jpg")
     (folder / "<b>a${1+1}.png").write_text("a letter")
@@ -93,6 +100,44 @@ def test_a_photo_gives_the_top_five_with_heat_and_remarks(page: Any, folder: Pat
     assert "not calibrated" in remarks
     assert "its distance from training images is" in remarks
     page.wait("document.querySelector('#demo-seen-0 img').naturalWidth === 224")
+
+
+def boxes_of(page: Any, *parts: str) -> list[dict[str, float]]:
+    """left, top, right, bottom, width of parts of the page, in px of the window."""
+    found: list[dict[str, float]] = page.run(
+        f"{list(parts)}.map((part) => document.querySelector(part).getBoundingClientRect().toJSON())"
+    )
+    return found
+
+
+def drawn(page: Any, part: str) -> Image.Image:
+    """What the browser has painted where a part of the page is."""
+    page.run(f"document.querySelector('{part}').scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    shot = Image.open(io.BytesIO(base64.b64decode(page.call("Page.captureScreenshot", format="png")["data"])))
+    (box,) = boxes_of(page, part)
+    return shot.convert("RGB").crop([round(box[side]) for side in ("left", "top", "right", "bottom")])
+
+
+def assert_painted(page: Any) -> None:
+    """The photo, a grey gradient, and the map of where the network looked, which has colours, are to be seen."""
+    dark, light = drawn(page, "#demo-picture img").convert("L").getextrema()
+    assert dark < 30
+    assert light > 225
+    heat = drawn(page, "#demo-heat-0 img")
+    assert np.ptp(np.asarray(heat), axis=2).max() > 60
+
+
+def test_at_the_width_of_a_desk_the_answer_stands_beside_the_picture(page: Any, folder: Path) -> None:
+    page.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+    choose(page, folder / "photo.jpg")
+    page.wait("document.querySelector('#demo-heat-0 img')?.complete", 60)
+    assert page.run("document.documentElement.scrollWidth") <= 1280
+    picture, classes, seen, heat = boxes_of(page, "#demo-picture", "#demo-classes-0", "#demo-seen-0", "#demo-heat-0")
+    assert 0 <= picture["left"] < picture["right"] <= classes["left"] < classes["right"] <= 1280
+    assert seen["right"] <= heat["left"]
+    assert abs(seen["top"] - heat["top"]) < 2
+    assert_painted(page)
+    page.call("Emulation.clearDeviceMetricsOverride")
 
 
 def test_a_photo_is_dropped_on_the_page(page: Any, folder: Path) -> None:
@@ -194,3 +239,53 @@ def test_it_fits_a_phone_and_follows_light_and_dark(page: Any, tmp_path: Path) -
     assert pictures["light"] > 180
     assert pictures["dark"] < 75
     page.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_a_photo_is_classified_at_the_width_of_a_phone(page: Any, folder: Path) -> None:
+    page.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+    choose(page, folder / "photo.jpg")
+    page.wait("document.querySelector('#demo-heat-0 img')?.complete", 60)
+    assert re.fullmatch(r"\d, \d+%\.", page.run(STATUS))
+    assert len(re.findall(r"\d+%", page.run(CLASSES))) == 5
+    assert page.run("document.documentElement.scrollWidth") <= 390
+    picture, status, classes = boxes_of(page, "#demo-picture", "#demo-status", "#demo-classes-0")
+    assert picture["bottom"] <= status["top"] < status["bottom"] <= classes["top"]  # one below the other
+    for box in boxes_of(page, "#demo-picture", "#demo-classes-0", "#demo-seen-0 img", "#demo-heat-0 img"):
+        assert box["left"] >= 0
+        assert box["right"] <= 390
+        assert box["width"] >= 100
+    assert_painted(page)
+    page.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_two_runs_answer_side_by_side(folder: Path, shared_cache: Path, tmp_path: Path) -> None:
+    command = ["-m", "groundup", "demo", "digits", "other", "--port", "0"]
+    with (
+        demo_server.started(command, folder, GROUNDUP_CACHE=str(shared_cache)) as demo,
+        browser.Page(CHROMIUM, tmp_path / "profile") as page,
+    ):
+        page.call("Page.navigate", url=demo.address)
+        page.wait(f"document.querySelector('{INPUT}') !== null", 60)
+        choose(page, folder / "photo.jpg")
+        page.wait("document.querySelector('#demo-heat-1 img')?.complete", 60)
+        first, second = boxes_of(page, "#demo-classes-0", "#demo-classes-1")
+        assert first["right"] <= second["left"]
+        assert abs(first["top"] - second["top"]) < 2
+        for number, run in enumerate(("digits", "other")):
+            (name, share), *_ = groundup.load(folder / run).predict(folder / "photo.jpg")
+            assert f"{run}: {name}, {share:.0%}" in page.run(STATUS)
+            shown = page.run(f"document.querySelector('#demo-classes-{number}').innerText")
+            assert re.search(rf"Most probable classes\s+{name}\s", shown)
+            assert f"{share:.0%}" in shown
+        assert page.run("[...document.querySelectorAll('h2')].map((head) => head.innerText)") == ["digits", "other"]
+        assert [error for error in page.errors if GRADIOS_OWN not in error and "GL Driver" not in error] == []
+
+
+def test_a_missing_browser_is_a_failure_where_it_is_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("GROUNDUP_REQUIRE_CHROMIUM", raising=False)
+    assert browser.find_chromium() is None
+    monkeypatch.setenv("GROUNDUP_REQUIRE_CHROMIUM", "1")
+    with pytest.raises(RuntimeError, match="no Chromium is installed"):
+        browser.find_chromium()

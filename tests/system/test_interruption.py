@@ -162,3 +162,20 @@ def test_a_signal_during_data_preparation_leaves_nothing_half_done_and_a_run_tha
     out = groundup.run("resume", "run")
     assert out.startswith("test top-1 ")
     assert "decoding images: 1,797 of 1,797" in groundup.said()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_signal_while_compiling_is_answered_before_the_network_is_compiled(
+    groundup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = tmp_path / "inductor"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(built))
+    small = ["model.width=8", "data.limit=66", "train.epochs=1", "train.threads=1", "train.compile=always"]
+    process = groundup.start("train", "digits", *small, "--run", "run")
+    groundup.wait(lambda: any(built.rglob("*.cpp")), process, seconds=300)
+    process.send_signal(signal.SIGTERM)
+    assert groundup.finish(process) == 143
+    assert "stopped: SIGTERM; `groundup resume run` goes on" in groundup.said()
+    assert os.listdir(tmp_path / "run") == ["recipe.yaml"]
+    assert not (built / "aotautograd").exists(), "the compilation came to its end before the signal was answered"

@@ -178,9 +178,12 @@ def small(name: str, folders: dict[str, Path], scale: Scale, *, network: bool = 
     values["track"] |= {"tensorboard": False}
     if original.stop.early is not None:
         # Nothing counts as better, so that patience, counted from the first evaluation, runs out just before the end.
-        values["stop"]["early"] |= {"min_gain": 1e9, "patience": f"{scale.steps - 2}step"}
+        values["stop"]["early"] |= {
+            "min_gain": never_gained(original.stop.early.metric),
+            "patience": f"{scale.steps - 2}step",
+        }
     if original.schedule.name == "plateau":
-        values["schedule"] |= {"threshold": 1e9, "threshold_mode": "abs"}
+        values["schedule"] |= {"threshold": never_gained(original.schedule.metric), "threshold_mode": "abs"}
     recipe = validate(values)
     train = load_splits(recipe.data).train
     order = SampleOrder(
@@ -192,6 +195,11 @@ def small(name: str, folders: dict[str, Path], scale: Scale, *, network: bool = 
     )
     values["train"]["epochs"] = scale.steps / order.steps_per_epoch
     return validate(values)
+
+
+def never_gained(metric: str) -> float:
+    """More than the metric can get better by: an accuracy is a fraction, and does not go from 0 to 1 in some steps."""
+    return 0.999 if metric.endswith("top1") else 1e9
 
 
 def _shrink(values: dict[str, Any], factor: float) -> None:

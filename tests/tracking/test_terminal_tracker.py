@@ -1,5 +1,6 @@
 """The terminal: a live bar through a real pseudo-terminal, plain lines through a real pipe."""
 
+import io
 import os
 import pty
 import re
@@ -10,7 +11,9 @@ import termios
 from fcntl import ioctl
 
 import pytest
+from rich.console import Console
 
+from groundup.tracking import TerminalTracker
 from groundup.tracking.terminal import clock
 
 PROGRAM = """
@@ -139,6 +142,21 @@ def test_a_reader_that_goes_away_does_not_end_the_run() -> None:
         process.stderr.close()
         assert process.stdout.read() == "the result\n"
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("mixed", "label"), [({"mixed": 0.5}, "top-1 (mixed) 40.0%"), ({"mixed": 0.0}, "top-1 40.0%"), ({}, "top-1 40.0%")]
+)
+def test_the_training_accuracy_under_mixing_is_labelled(mixed: dict[str, float], label: str) -> None:
+    lines = io.StringIO()
+    tracker = TerminalTracker(Console(file=lines), quiet_seconds=0)
+    tracker.step({"step": 10, "loss": 1.5, "top1": 0.4, **mixed})
+    evaluated = {"train_loss": 1.5, "train_top1": 0.4, "validation_loss": 1.25, "validation_top1": 0.625}
+    tracker.evaluation({"step": 10, **evaluated, **mixed})
+    assert lines.getvalue().splitlines() == [
+        f"step 10  loss 1.500  {label}",
+        f"step 10  train loss 1.500 {label}  validation loss 1.250 top-1 62.5%",
+    ]
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3661, "1:01:01")])

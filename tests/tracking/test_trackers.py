@@ -25,6 +25,9 @@ class Notes(Tracker):
     def evaluation(self, record: Record) -> None:
         self.heard.append(("evaluation", record))
 
+    def result(self, record: Record) -> None:
+        self.heard.append(("result", record))
+
     def image(self, name: str, picture: Picture, step: int) -> None:
         self.heard.append(("image", name))
 
@@ -54,8 +57,9 @@ def test_every_member_is_told_everything() -> None:
     trackers.evaluation({"step": 2})
     trackers.image("samples", np.zeros((2, 2, 3), np.uint8), 2)
     trackers.message("hello")
+    trackers.result({"step": 2, "test_top1": 0.5})
     trackers.close()
-    assert [what for what, _ in first.heard] == ["start", "step", "evaluation", "image", "message", "close"]
+    assert [what for what, _ in first.heard] == ["start", "step", "evaluation", "image", "message", "result", "close"]
     assert first.heard == second.heard
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 
 from groundup.basis.errors import GroundupError
 from groundup.tracking import TensorBoardTracker, Trackers, TrackSettings, WandbTracker
+from groundup.tracking import read as read_metrics
 
 STEP = {"step": 10, "epoch": 0.5, "loss": 1.5, "top1": 0.25, "lr": 0.5, "images_per_second": 4000.0, "note": "x"}
 EVALUATION = {"step": 20, "epoch": 1.0, "lr": 0.25, "train_loss": 1.25, "validation_top1": 0.5, "pflop": 0.125}
@@ -96,19 +97,23 @@ def test_offline_it_writes_scalars_under_tensorboards_names_pictures_and_the_rec
         each.start({"name": "digits", "total_steps": 20, "recipe": {"seed": 3, "model": {"name": "resnet"}}})
         each.step(STEP)
         each.evaluation(EVALUATION)
-        each.image("samples", pixels, 20)
+        each.step({**STEP, "step": 30, "mixed": 0.75})
+        each.evaluation({**EVALUATION, "step": 40, "mixed": 0.75})
+        each.result({"step": 40, "test_loss": 1.5, "test_top1": 0.5, "test_top5": 0.75})
+        each.image("samples", pixels, 40)
         each.close()
 
     (file,) = files(folder)
     told = history(file)
     accumulated = EventAccumulator(str(folder / "tensorboard")).Reload()
     scalars = {tag: [(e.step, e.value) for e in accumulated.Scalars(tag)] for tag in accumulated.Tags()["scalars"]}
-    assert len(scalars) == 7
+    assert len(scalars) == 12
+    assert {"train/top1", "train/top1_mixed", "live/mixed", "test/loss", "test/top1", "test/top5"} <= scalars.keys()
     assert {name: values for name, values in told.items() if name != "samples"} == scalars
     assert [tag for tag in told if tag not in scalars] == accumulated.Tags()["images"] == ["samples"]
     ((step, picture),) = told["samples"]
     with Image.open(file.parent / "files" / picture["path"]) as image:
-        assert (step, np.array_equal(np.asarray(image), pixels)) == (20, True)
+        assert (step, np.array_equal(np.asarray(image), pixels)) == (40, True)
 
     (run,) = [record.run for record in contents(file) if record.HasField("run")]
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
@@ -123,6 +128,38 @@ def test_offline_it_writes_scalars_under_tensorboards_names_pictures_and_the_rec
     secrets = {str(folder.parent), str(Path.cwd()), str(Path.home()), socket.gethostname(), getpass.getuser()}
     leaks = [secret for secret in secrets if len(secret) > 4 and secret.encode() in written]
     assert leaks == []
+
+
+def test_a_run_with_track_wandb_offline_writes_what_metrics_jsonl_has_and_asks_nobody(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import groundup
+
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        overrides = [
+            "model.width=8",
+            "data.limit=150",
+            "data.validation=0.3",
+            "train={epochs: 2, batch_size: 25, threads: 1}",
+        ]
+        overrides += ["track={tensorboard: false, wandb: offline, wandb_project: mine, step_every: 2}"]
+        run = groundup.train("digits", overrides, run=folder.parent / "run", pictures=False)
+        nobody.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            nobody.accept()
+
+    (file,) = files(run.folder)
+    told, lines = history(file), read_metrics(run.folder / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [4, 8]
+    for name, key in (("validation/top1", "validation_top1"), ("validation/loss", "validation_loss")):
+        assert told[name] == [(line["step"], pytest.approx(line[key])) for line in lines]
+    assert [step for step, _ in told["train/loss"]] == [2, 4, 6, 8]
+    (record,) = [each.run for each in contents(file) if each.HasField("run")]
+    config = {item.key: json.loads(item.value_json) for item in record.config.update}
+    assert record.project == "mine"
+    assert config["train"]["batch_size"] == 25
+    assert [each.exit.exit_code for each in contents(file) if each.HasField("exit")] == [0]
 
 
 def test_a_resume_goes_on_under_the_same_id(folder: Path) -> None:
@@ -195,7 +232,7 @@ def test_a_service_that_hangs_does_not_keep_the_run_from_ending(folder: Path) ->
 def test_a_wandb_that_takes_nothing_is_given_up_before_it_fills_the_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("groundup.tracking.weights_and_biases._WAITING", 50)
+    monkeypatch.setattr("groundup.tracking.background.WAITING", 50)
     tracker = WandbTracker(folder, "offline", closing_seconds=60)
     tracker.start({"name": "digits"})
     assert tracker._process

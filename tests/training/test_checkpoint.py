@@ -133,6 +133,15 @@ def test_damage_is_detected_and_the_one_before_is_used(store: CheckpointStore, f
     assert (state.model[0].weight == 1).all()  # type: ignore[index, union-attr]
 
 
+@pytest.mark.parametrize("content", ["5", "null", "[]", '"model"', "{}", '{"format": 1, "state.pt": 3}'])
+def test_checksums_that_are_json_and_yet_none_are_damage(content: str, store: CheckpointStore) -> None:
+    save(store, 1)
+    (save(store, 2) / "checksums.json").write_text(content)
+    said: list[str] = []
+    assert store.newest_whole(said.append) == store.folder / "step-0000001"
+    assert "step-0000002 is damaged" in said[0]
+
+
 def test_when_all_are_damaged_the_run_says_so(store: CheckpointStore) -> None:
     for step in (1, 2):
         damage(save(store, step) / "model.safetensors")

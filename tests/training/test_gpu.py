@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from groundup.tracking import Trackers
 from groundup.training import choose_engine, train_step
+from groundup.training.loop import describe
+from groundup.training.watch import LossWatch
 
 pytestmark = pytest.mark.gpu
 ON_GPU: dict[str, Any] = {"train": {"device": "cuda"}}
@@ -25,6 +28,30 @@ def test_auto_takes_the_gpu_and_a_short_precision(lab: Any) -> None:
     engine = choose_engine(recipe.train, total_steps=10)
     assert engine.device == "cuda"
     assert engine.precision == ("bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_step_waits_for_the_gpu(precision: str, lab: Any) -> None:
+    """A step is drawing, augmentation, mixing, forward, backward, clipping, the update, the running sums, and the report of a
+    loss that the device has sent some steps before. torch raises where the host would wait for the device.
+
+    Left out, because they do wait: the first steps (constants are copied to the device once), fp16 (the loss scaler asks whether
+    the update is to be skipped), an evaluation, a checkpoint, and a phase that changes the size of the images.
+    """
+    policy = [{"name": "pad_crop", "pad": 1}, {"name": "flip", "alternate": True}, {"name": "cutout", "size": 2}]
+    mix = {"clean": 0.2, "methods": [{"name": "mixup"}, {"name": "cutmix"}]}
+    train = {"device": "cuda", "precision": precision, "clip_norm": 1.0}
+    job, state = lab.build({"train": train, "augment": {"policy": policy}, "mix": mix})
+    watch = LossWatch(Trackers([], report=pytest.fail), 1, lambda state: describe(job, state))
+    for _ in range(2):
+        watch.saw(state, train_step(job, state))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):  # into the second epoch, which has an order of its own
+            watch.saw(state, train_step(job, state))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert job.order.steps_per_epoch < state.step < job.clock.total_steps
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

@@ -34,12 +34,30 @@ def test_a_phase_begins_at_its_step_and_lasts_until_another_sets_the_same_key() 
     assert live.resolutions() == [32, 16, 24]
 
 
-def test_the_order_in_the_recipe_does_not_matter_unless_two_begin_at_once() -> None:
+def test_the_order_in_the_recipe_does_not_matter() -> None:
     early, late = ("1ep", {"train.resolution": 16}), ("5ep", {"train.resolution": 24})
     assert schedule(late, early).changes == schedule(early, late).changes
-    here, there = ("1ep", {"train.resolution": 8}), ("10step", {"train.resolution": 12})
-    assert schedule(here, there).at(10).resolution == 12
-    assert schedule(there, here).at(10).resolution == 8
+
+
+@pytest.mark.parametrize(("here", "there"), [("1ep", "1ep"), ("1ep", "10step"), ("0.3dur", "3ep")])
+def test_two_phases_that_set_one_key_at_one_point_are_refused(here: str, there: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        schedule((here, {"train.resolution": 8, "model.dropout": 0.1}), (there, {"train.resolution": 12}))
+    assert f"phases.1.from={there!r}: phases.0, from {here}, begins at the same step" in caught.value.message
+    assert "sets train.resolution too" in caught.value.message
+    cosine = {"schedule": {"name": "cosine", "lr": 0.1}}
+    with pytest.raises(UsageError, match="sets schedule too"):
+        schedule((here, cosine), (there, cosine))
+
+
+def test_two_phases_at_one_point_may_set_different_keys() -> None:
+    live = schedule(("1ep", {"train.resolution": 8}), ("10step", {"loss.label_smoothing": 0}))
+    assert (live.at(10).resolution, live.at(10).label_smoothing) == (8, 0)
+
+
+def test_of_two_points_that_a_short_run_rounds_to_one_step_the_later_one_counts() -> None:
+    early, late = ("0.302dur", {"train.resolution": 8}), ("0.304dur", {"train.resolution": 12})
+    assert schedule(early, late).at(30).resolution == schedule(late, early).at(30).resolution == 12
 
 
 def test_a_phase_from_the_first_step_on_replaces_the_base() -> None:

@@ -90,3 +90,10 @@ def test_a_batch_larger_than_the_data_is_a_mistake_of_the_caller() -> None:
     assert "train.batch_size=104" in caught.value.message
     assert "allowed: 1 to 103" in caught.value.message
     assert caught.value.hint == "set train.batch_size=10"
+
+
+@pytest.mark.parametrize(("images", "proposed"), [(5, 5), (14, 8), (79, 8), (90, 9)])
+def test_the_batch_that_is_proposed_instead_is_one_that_batch_norm_can_use(images: int, proposed: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        order(labels=torch.zeros(images, dtype=torch.long), batch_size=128)
+    assert caught.value.hint == f"set train.batch_size={proposed}"

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from groundup.basis.duration import Clock
 from groundup.basis.errors import UsageError
-from groundup.training import StopSettings
+from groundup.basis.settings import Settings
+from groundup.training import CheckpointSettings, EMASettings, EvaluateSettings, StopSettings, SWASettings
 from groundup.training.stopping import observe
 
 CLOCK = Clock(steps_per_epoch=10, total_steps=1000)
@@ -64,6 +65,37 @@ def test_a_target_ends_the_run_at_the_first_evaluation_that_reaches_it() -> None
 def test_an_accuracy_in_percent_is_refused(value: float) -> None:
     with pytest.raises(ValidationError):
         StopSettings.model_validate({"target": {"value": value}})
+
+
+def test_a_gain_in_percent_of_an_accuracy_is_refused_and_of_a_loss_taken() -> None:
+    for metric in ("validation_top1", "train_top1", "average_validation_top1"):
+        with pytest.raises(ValidationError, match=f"min_gain=74: {metric} is a fraction .* below 1; .* write 0.74"):
+            StopSettings.model_validate({"early": {"metric": metric, "patience": "5ep", "min_gain": 74}})
+        StopSettings.model_validate({"early": {"metric": metric, "patience": "5ep", "min_gain": 0.01}})
+    StopSettings.model_validate({"early": {"metric": "train_loss", "patience": "5ep", "min_gain": 74}})
+
+
+def test_a_loss_of_zero_is_no_target() -> None:
+    with pytest.raises(ValidationError, match="value=0: validation_loss stays above 0"):
+        StopSettings.model_validate({"target": {"metric": "validation_loss", "value": 0}})
+    StopSettings.model_validate({"target": {"metric": "validation_loss", "value": 0.01}})
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (EvaluateSettings, {"every": "0step"}),
+        (CheckpointSettings, {"every": "0ep"}),
+        (CheckpointSettings, {"keep_every": "0dur"}),
+        (CheckpointSettings, {"mirror_every": "0step"}),
+        (EMASettings, {"horizon": "1ep", "every": "0step"}),
+        (SWASettings, {"start": "1ep", "every": "0ep"}),
+    ],
+)
+def test_an_interval_of_no_length_is_refused(section: type[Settings], values: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="an interval of no length; allowed: 1step or more"):
+        section.model_validate(values)
+    section.model_validate({**values, next(key for key in values if key.endswith("every")): "1step"})
 
 
 def test_a_bare_number_is_no_patience() -> None:

@@ -19,10 +19,9 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from groundup.augment.base import Batch, Parameters
+from groundup.augment.base import Batch, Parameters, UsualOperation
 from groundup.augment.geometry import Interpolation
 from groundup.augment.space import PLACES, Space, draw_operations, perform, space
-from groundup.basis.settings import Settings
 
 BINS = 10
 _LONGEST = 3
@@ -36,7 +35,7 @@ def operations(size: int, all_ops: bool) -> Space:
     return tuple(scale for scale in full if scale.name not in left_out)
 
 
-class AugMix(Settings):
+class AugMix(UsualOperation):
     """Chains of operations, mixed with one another and with the image."""
 
     name: Literal["augmix"] = Field(description="Chains of operations, mixed with the image.")
@@ -54,7 +53,7 @@ class AugMix(Settings):
     all_ops: bool = Field(True, description="Brightness, Color, Contrast and Sharpness too.")
     interpolation: Interpolation = Field("bilinear", description="How shears and rotations read between pixels.")
 
-    def draw(self, batch: Batch, generator: Generator) -> Parameters:
+    def draw_parameters(self, batch: Batch, generator: Generator) -> Parameters:
         longest = _LONGEST if self.depth == -1 else self.depth
         shape = (len(batch), self.width, longest)
         drawn = draw_operations(
@@ -69,7 +68,7 @@ class AugMix(Settings):
         chains = dirichlet(len(batch), self.width, self.alpha, generator)
         return {**drawn, "weights": torch.cat([own[:, :1], own[:, 1:] * chains], 1)}
 
-    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+    def transform(self, images: Tensor, parameters: Parameters) -> Tensor:
         # (B, width, depth) -> (depth, width * B): the chains of all images take their steps together.
         steps = [parameters[key].permute(2, 1, 0).flatten(1) for key in ("operation", "magnitude")]
         among = tuple(scale.name for scale in operations(0, self.all_ops))

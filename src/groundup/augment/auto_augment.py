@@ -16,11 +16,10 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from groundup.augment.base import Batch, Parameters
+from groundup.augment.base import Batch, Parameters, UsualOperation
 from groundup.augment.geometry import Interpolation
 from groundup.augment.rand_augment import moderate
 from groundup.augment.space import Scale, Space, perform, tables
-from groundup.basis.settings import Settings
 
 BINS = 10
 # One pair per line and entry: operation, tenths of probability, bin (left out where the operation has no magnitude).
@@ -97,14 +96,14 @@ def _pairs(policy: str, device: torch.device) -> _Pairs:
     )
 
 
-class AutoAugment(Settings):
+class AutoAugment(UsualOperation):
     """One of 25 learned pairs of operations per image."""
 
     name: Literal["auto_augment"] = Field(description="One of 25 learned pairs of operations per image.")
     policy: Literal["cifar10", "imagenet"] = Field("cifar10", description="Data that the pairs were learned on.")
     interpolation: Interpolation = Field("nearest", description="How shears and rotations read between pixels.")
 
-    def draw(self, batch: Batch, generator: Generator) -> Parameters:
+    def draw_parameters(self, batch: Batch, generator: Generator) -> Parameters:
         pairs = _pairs(self.policy, batch.device)
         chosen = torch.randint(len(pairs.entry), (len(batch),), generator=generator, device=batch.device)
         happens, negative = torch.rand((2, len(batch), 2), generator=generator, device=batch.device)
@@ -112,7 +111,7 @@ class AutoAugment(Settings):
         space = tables(operations(batch.size), BINS, batch.device)
         return space.choose(entry, pairs.magnitude[chosen], negative < 0.5)
 
-    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+    def transform(self, images: Tensor, parameters: Parameters) -> Tensor:
         among = {half.operation for pair in POLICIES[self.policy] for half in pair}
         for operation, magnitude in zip(parameters["operation"].T, parameters["magnitude"].T, strict=True):
             images = perform(images, operation, magnitude, among=among, interpolation=self.interpolation)

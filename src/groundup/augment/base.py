@@ -79,6 +79,24 @@ class RandomOperation(Settings):
         """Change every one of `images`, uint8 (B, 3, S, S); never in place."""
 
 
+class UsualOperation(RandomOperation):
+    """Base of operations that usually act on every image: at p 1 no coin is drawn, below it after all other parameters.
+
+    So their draws are the same whatever `p` is, and those at p 1 are what they were before there was a `p`.
+    """
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> Parameters:
+        """See `Operation`; the key `chosen`, bool (B,), is there at p below 1 only."""
+        drawn = self.draw_parameters(batch, generator)
+        if self.p == 1:
+            return drawn
+        return {**drawn, "chosen": torch.rand(len(batch), generator=generator, device=batch.device) < self.p}
+
+    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+        """See `Operation`."""
+        return self.transform(images, parameters) if self.p == 1 else super().apply(images, parameters)
+
+
 def on_chosen(
     images: Tensor, chosen: Tensor, parameters: Parameters, transform: Callable[[Tensor, Parameters], Tensor]
 ) -> Tensor:

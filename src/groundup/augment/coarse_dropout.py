@@ -41,6 +41,8 @@ class CoarseDropout(RandomOperation):
         refuse_unordered(holes=self.holes, side=self.side)
         if self.unit == "share" and self.side[1] > 1:
             raise ValueError(f"side={list(self.side)}: shares of the side; allowed: at most 1; or set unit: px")
+        if self.unit == "share" and self.side[0] == 1:
+            raise ValueError(f"side={list(self.side)}: every hole would blank the whole image; lower the first")
         if self.unit == "px" and not all(side.is_integer() for side in self.side):
             raise ValueError(f"side={list(self.side)}: px; allowed: whole numbers from 1; or set unit: share")
         return self

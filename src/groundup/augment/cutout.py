@@ -14,22 +14,21 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from groundup.augment.base import Batch, Parameters, fill_colour
-from groundup.basis.settings import Settings
+from groundup.augment.base import Batch, Parameters, UsualOperation, fill_colour
 
 
-class Cutout(Settings):
+class Cutout(UsualOperation):
     """Blank one square per image, centred anywhere in it."""
 
     name: Literal["cutout"] = Field(description="Blank one square.")
     size: int = Field(8, ge=1, description="Side of the square in px.")
     fill: Literal["mean", "black"] = Field("mean", description="Colour of the square: the mean of the data, or black.")
 
-    def draw(self, batch: Batch, generator: torch.Generator) -> Parameters:
+    def draw_parameters(self, batch: Batch, generator: torch.Generator) -> Parameters:
         centre = torch.randint(0, batch.size, (2, len(batch)), generator=generator, device=batch.device)
         return {"y": centre[0], "x": centre[1], "fill": fill_colour(batch, self.fill)}
 
-    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+    def transform(self, images: Tensor, parameters: Parameters) -> Tensor:
         return cutout(images, parameters["y"], parameters["x"], parameters["fill"], size=self.size)
 
 

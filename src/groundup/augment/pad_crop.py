@@ -13,11 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from groundup.augment.base import Batch, Parameters
-from groundup.basis.settings import Settings
+from groundup.augment.base import Batch, Parameters, UsualOperation
 
 
-class PadCrop(Settings):
+class PadCrop(UsualOperation):
     """Pad on all sides, cut a window of the old size at a random place."""
 
     name: Literal["pad_crop"] = Field(description="Pad, then cut a window at random.")
@@ -26,11 +25,11 @@ class PadCrop(Settings):
         "zero", description="What the padding shows: black, or the image mirrored."
     )
 
-    def draw(self, batch: Batch, generator: torch.Generator) -> Parameters:
+    def draw_parameters(self, batch: Batch, generator: torch.Generator) -> Parameters:
         offsets = torch.randint(0, 2 * self.pad + 1, (2, len(batch)), generator=generator, device=batch.device)
         return {"dy": offsets[0], "dx": offsets[1]}
 
-    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+    def transform(self, images: Tensor, parameters: Parameters) -> Tensor:
         return pad_crop(images, parameters["dy"], parameters["dx"], pad=self.pad, mode=self.mode)
 
 

@@ -14,10 +14,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
-from groundup.augment.base import Batch, Parameters
+from groundup.augment.base import Batch, Parameters, UsualOperation
 from groundup.augment.geometry import Interpolation
 from groundup.augment.space import Space, draw_operations, perform, space
-from groundup.basis.settings import Settings
 
 
 def moderate(size: int) -> Space:
@@ -28,7 +27,7 @@ def moderate(size: int) -> Space:
 _NAMES = tuple(scale.name for scale in moderate(0))
 
 
-class RandAugment(Settings):
+class RandAugment(UsualOperation):
     """`num_ops` operations per image, all at one magnitude."""
 
     name: Literal["rand_augment"] = Field(description="Some operations per image at one magnitude.")
@@ -46,12 +45,12 @@ class RandAugment(Settings):
             )
         return self
 
-    def draw(self, batch: Batch, generator: Generator) -> Parameters:
+    def draw_parameters(self, batch: Batch, generator: Generator) -> Parameters:
         shape, only = (len(batch), self.num_ops), self.magnitude
         bins = self.num_magnitude_bins
         return draw_operations(moderate(batch.size), shape, generator, bins=bins, weakest=only, strongest=only)
 
-    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
+    def transform(self, images: Tensor, parameters: Parameters) -> Tensor:
         for operation, magnitude in zip(parameters["operation"].T, parameters["magnitude"].T, strict=True):
             images = perform(images, operation, magnitude, among=_NAMES, interpolation=self.interpolation)
         return images

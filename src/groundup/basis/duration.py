@@ -31,7 +31,7 @@ class Duration:
         if isinstance(text, Duration):
             return text
         if isinstance(text, int | float) and not isinstance(text, bool):
-            raise ValueError(f"a bare number is not a duration; write {_ALLOWED}; did you mean '{text}ep'?")
+            raise ValueError(f"a bare number is not a duration; write {_ALLOWED}{_meant(text)}")
         match = _PATTERN.fullmatch(text.strip()) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f"not a duration; write {_ALLOWED}")
@@ -57,6 +57,15 @@ class Duration:
         )
 
 
+def _meant(number: float) -> str:
+    """What a bare number may have stood for. Up to 1 a share of the run is as likely as epochs, below 1 likelier."""
+    if not 0 <= number < math.inf:
+        return ""
+    epochs, share = f"'{number}ep'", f"'{number}dur' (a share of the run)"
+    readings = [share, epochs] if number < 1 else [epochs, share] if number == 1 else [epochs]
+    return f"; did you mean {' or '.join(readings)}?"
+
+
 @dataclass(frozen=True)
 class Clock:
     """Turns durations into steps for one run: `steps_per_epoch` and `total_steps` are both at least 1."""
@@ -74,8 +83,11 @@ class Clock:
 
     def steps(self, duration: Duration) -> int:
         """`duration` in steps, rounded to the nearest whole step."""
-        factor = {"ep": self.steps_per_epoch, "dur": self.total_steps, "step": 1}[duration.unit]
-        return round(duration.value * factor)
+        return round(self.exact_steps(duration))
+
+    def exact_steps(self, duration: Duration) -> float:
+        """`duration` in steps, before rounding: two points of a recipe that differ may be one step of a short run."""
+        return duration.value * {"ep": self.steps_per_epoch, "dur": self.total_steps, "step": 1}[duration.unit]
 
     def epoch(self, step: int) -> float:
         """The position in epochs before step number `step` (0-based)."""

@@ -7,6 +7,7 @@ one is printed without it.
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,9 +63,10 @@ def endpoint() -> str | None:
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
     """GroundupError in place of what the Hub's client raises inside. `what`: what was being done, with the
-    repository's name."""
+    repository's name. The client draws its progress bars on a terminal only."""
     try:
-        yield
+        with _bars_on_terminals():
+            yield
     except GroundupError:
         raise
     except Exception as error:
@@ -72,6 +74,22 @@ def hub_errors(what: str) -> Iterator[None]:
         if explained is None:
             raise
         raise explained from error
+
+
+@contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    """Without a terminal the client draws no progress bars inside; HF_HUB_DISABLE_PROGRESS_BARS, where it is set, decides."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    decided = "HF_HUB_DISABLE_PROGRESS_BARS" in os.environ or are_progress_bars_disabled()
+    if decided or sys.stderr.isatty():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _explained(error: BaseException, what: str) -> GroundupError | None:

@@ -2,12 +2,14 @@
 
 A signal handler only notes the request; long-running code calls `check()` at points where stopping is safe. Lower floors
 (data preparation) receive `check` as an argument. A SIGINT after that raises KeyboardInterrupt at once: Ctrl-C twice always ends.
+
+Work that cannot call `check` and has nothing to lose, such as compiling, is done inside `at_once`: there the handler itself throws.
 """
 
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -21,6 +23,10 @@ class Interrupted(Exception):
         self.exit_code = exit_code
 
 
+class _Now(BaseException):
+    """Thrown by a signal handler inside `StopRequest.at_once`. Not an Exception, which what runs there may swallow or wrap."""
+
+
 class StopRequest:
     """Remembers the first request to stop. `max_seconds`: seconds from construction after which the time is up."""
 
@@ -28,6 +34,7 @@ class StopRequest:
         self._deadline = None if max_seconds is None else time.monotonic() + max_seconds
         self._signal: signal.Signals | None = None
         self._asked: Interrupted | None = None
+        self._at_once = False
 
     def request(self, reason: str) -> None:
         """Ask to stop from inside the program, at the next safe point. The exit status stays 0."""
@@ -41,8 +48,12 @@ class StopRequest:
         if self._asked is not None:
             return self._asked
         if self._deadline is not None and time.monotonic() >= self._deadline:
-            return Interrupted("--max-time is up", 0)
+            return self._time_is_up()
         return None
+
+    @staticmethod
+    def _time_is_up() -> Interrupted:
+        return Interrupted("--max-time is up", 0)
 
     def check(self) -> None:
         """Raise `Interrupted` if the run was asked to stop."""
@@ -53,6 +64,50 @@ class StopRequest:
         if self._signal is not None and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         self._signal = self._signal or signal.Signals(number)
+        self._throw()
+
+    def _throw(self, *_: object) -> None:
+        """Leave the work of `at_once`, once."""
+        if self._at_once:
+            self._at_once = False
+            raise _Now
+
+    def at_once(self, work: Callable[[], None]) -> None:
+        """Do `work`, which has nothing to lose, and raise `Interrupted` out of the middle of it when asked to stop by a signal
+        (while `listening`) or when the time is up. Outside the main thread, where Python handles no signal, at its end."""
+        self.check()
+        try:
+            with self._alarm():
+                try:
+                    self._at_once = threading.current_thread() is threading.main_thread()
+                    self.check()  # a signal may have come just before
+                    work()
+                finally:
+                    self._at_once = False
+        except _Now:
+            raise (self.pending or self._time_is_up()) from None  # a timer may be a moment early
+        except Exception:
+            self.check()  # an error of what was thrown out of the middle is none
+            raise
+        self.check()
+
+    @contextmanager
+    def _alarm(self) -> Iterator[None]:
+        """Be told by SIGALRM when the time is up, where there is such a signal. Another timer of this process goes on after it."""
+        here = threading.current_thread() is threading.main_thread()
+        if self._deadline is None or not hasattr(signal, "setitimer") or not here:
+            yield
+            return
+        began = time.monotonic()
+        handler = signal.signal(signal.SIGALRM, self._throw)
+        left, interval = signal.setitimer(signal.ITIMER_REAL, max(self._deadline - began, 1e-3))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, handler)
+            if left:
+                signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 1e-3), interval)
 
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:

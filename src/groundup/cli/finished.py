@@ -46,6 +46,13 @@ def evaluate(
         bool, typer.Option("--recalibrate", help="What new batch-norm statistics would do; changes no weights.")
     ] = False,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Ask several runs together.")] = False,
+    temperature_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="For --calibration of a run without a validation split: a run of the same recipe that has one.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Report on finished runs: accuracy with intervals, and what is asked for. Several runs are compared on the same images.
@@ -68,7 +75,7 @@ def evaluate(
         terminal = TerminalTracker()
         try:
             reports = evaluate_runs(
-                runs, Wanted(tta, split, sections, full, corrupted, ensemble), stop, terminal.message
+                runs, Wanted(tta, split, sections, full, corrupted, ensemble, temperature_from), stop, terminal.message
             )
         finally:
             terminal.close()
@@ -90,11 +97,12 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes of each picture.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """The most probable classes of each picture, by name.
+    """The most probable classes of each picture, by name. Status 1 if some could not be read; the others are answered.
 
     Example: groundup predict runs/digits-001 photo.png
     Example: groundup predict runs/digits-001 photos/ --out predictions.csv
     """
+    from groundup.data import UnreadableImage
     from groundup.runs.load import load
 
     if out is not None:
@@ -108,15 +116,23 @@ def predict(
     if missing:
         raise UsageError(f"{', '.join(missing)}: there is no such file")
     classifier = load(run)
-    answers = {str(image): classifier.predict(image, top) for image in images}
+    answers, bad = {}, {}
+    for image in images:
+        try:
+            answers[str(image)] = classifier.predict(image, top)
+        except UnreadableImage as error:
+            bad[str(image)] = error.reason
+            print(f"error: {error}", file=sys.stderr)
     if as_json:
         found = {name: [{"class": label, "probability": p} for label, p in best] for name, best in answers.items()}
-        print(json.dumps(found))
-        return
-    for name, best in answers.items():
-        print(name)
-        for label, probability in best:
-            print(f"  {probability:7.2%}  {label}")
+        print(json.dumps({"temperature": classifier.temperature, "answers": found, "bad": bad}))
+    else:
+        for name, best in answers.items():
+            print(name)
+            for label, probability in best:
+                print(f"  {probability:7.2%}  {label}")
+    if bad:
+        raise typer.Exit(1)
 
 
 def _predict_into(out: Path, classifier: Any, places: list[Path], top: int, as_json: bool) -> None:
@@ -142,7 +158,8 @@ def _predict_into(out: Path, classifier: Any, places: list[Path], top: int, as_j
         except Interrupted as stopped:
             raise Interrupted(f"{stopped.reason}; the same command goes on with {out}", stopped.exit_code) from stopped
     if as_json:
-        print(json.dumps({"table": str(made.table), "pictures": made.pictures, "bad": made.bad}))
+        found = {"table": str(made.table), "pictures": made.pictures, "bad": made.bad}
+        print(json.dumps({**found, "temperature": classifier.temperature}))
         return
     for name, problem in made.bad.items():
         print(f"{name}: {problem}", file=sys.stderr)

@@ -46,19 +46,27 @@ def recipes(
             end="",
         )
         return
-    rows = {entry: load_recipe(entry) for entry in library()}
+    found = {entry: load_recipe(entry) for entry in library()}
     if as_json:
-        print(json.dumps({entry: {"about": recipe.about, "claim": _claim(recipe)} for entry, recipe in rows.items()}))
+        print(json.dumps({entry: {"about": recipe.about, **_claim(recipe)} for entry, recipe in found.items()}))
         return
-    width = max(map(len, rows))
-    for entry, recipe in rows.items():
-        claim = recipe.claim
-        target = f"{claim.top1:.2%}" if claim and claim.top1 is not None else "-"
-        print(f"{entry:<{width}} {target:>7}  {recipe.about}")
+    rows = [("recipe", "test top-1", "figure", "about")]
+    for entry, recipe in found.items():
+        claim, whose = _claim(recipe).values()
+        rows.append((entry, f"{claim['top1']:.2%}" if whose else "-", whose or "-", recipe.about))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for name_, top1, whose, about in rows:
+        print(f"{name_:<{widths[0]}}  {top1:>{widths[1]}}  {whose:<{widths[2]}}  {about}")
 
 
-def _claim(recipe: Any) -> Any:
-    return recipe.claim.model_dump(mode="json") if recipe.claim else None
+def _claim(recipe: Any) -> dict[str, Any]:
+    """The claim of a recipe, and whose figure it is; `figure` is None where it has none."""
+    claim = recipe.claim
+    if claim is None or claim.top1 is None:
+        return {"claim": claim and claim.model_dump(mode="json"), "figure": None}
+    whose = "measured here" if claim.seeds else "of the source"
+    chosen = ", chosen on test" if claim.optimistic or recipe.evaluate.optimistic else ""
+    return {"claim": claim.model_dump(mode="json"), "figure": whose + chosen}
 
 
 @app.command()

@@ -90,6 +90,13 @@ def demo(
     space: Annotated[
         Path | None, typer.Option(help="Write a folder for Hugging Face Spaces instead.", show_default=False)
     ] = None,
+    wheel: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --space: put groundup itself into the folder, from its wheel; else a release is installed there.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Serve a web page, on this machine alone unless told otherwise: drop an image, see the five most probable classes.
 
@@ -97,11 +104,13 @@ def demo(
     """
     if share not in ("on", "off"):
         raise UsageError(f"--share {share}: unknown; allowed: on, off")
+    if wheel is not None and space is None:
+        raise UsageError("--wheel without --space: there is no folder to put it into", hint="add --space DIR")
     with StopRequest().listening() as stop:
         if space is not None:
             from groundup.ship.demo.space import write_space
 
-            print(write_space([Path(run) for run in runs], space, stop, say))
+            print(write_space([Path(run) for run in runs], space, stop, say, wheel=wheel))
             return
         from groundup.ship.demo.serving import DemoSettings, serve
 

@@ -14,7 +14,7 @@ import numpy as np
 from groundup.basis.errors import DataError, listed, nearest
 from groundup.data.labels import encode_labels
 from groundup.data.settings import DataSettings
-from groundup.data.sources import Contents, RawImage, Source, SourceSplit, SplitName, digest
+from groundup.data.sources import Contents, MissingSource, RawImage, Source, SourceSplit, SplitName, digest
 
 _SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 _KEYS = [*(f"{letter}_{split}" for split in _SPLITS for letter in "xy"), "classes"]
@@ -24,7 +24,10 @@ def open_arrays(settings: DataSettings, check: Callable[[], None]) -> Source:
     """The source behind `arrays:FILE.npz`. Its fingerprint is made of the checksums that the file itself carries."""
     file = Path(settings.place).expanduser()
     if not file.is_file():
-        raise DataError(f"data.source={settings.source!r}: there is no file {settings.place}")
+        raise MissingSource(
+            f"data.source={settings.source!r}: there is no file {settings.place}",
+            hint="check the path; it is relative to where you are",
+        )
     try:
         with zipfile.ZipFile(file) as archive:
             members = {

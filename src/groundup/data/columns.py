@@ -53,7 +53,11 @@ def features_of(schema: Any) -> dict[str, Any]:
 
 def find_columns(schema: Any, features: dict[str, Any], settings: DataSettings) -> Columns:
     """The image and label column of a `pyarrow.Schema`: the named ones, else the only ones it can be."""
-    image = _named(settings, "image", schema) or _found(settings, "image", _image_candidates(schema, features), schema)
+    image = _named(settings, "image", schema)
+    if image is None:
+        image = _found(settings, "image", _image_candidates(schema, features), schema)
+    else:
+        _require_images(image, schema, features)
     others = [name for name in schema.names if name != image]
     label = _named(settings, "label", schema) or _found(
         settings, "label", _label_candidates(schema, features, others), schema
@@ -72,6 +76,19 @@ def _named(settings: DataSettings, key: str, schema: Any) -> str | None:
     raise UsageError(
         f"data.{key}={name!r}: {settings.source} has no such column; columns: {listed(schema.names)}",
         hint=f"did you mean {near!r}?" if near else None,
+    )
+
+
+def _require_images(name: str, schema: Any, features: dict[str, Any]) -> None:
+    """UsageError if the column called `name` can hold no images: read as such, each of its rows would look damaged."""
+    field = schema.field(name)
+    if _is(features.get(name), "Image") or _has_bytes(field) or _is_binary(field):
+        return
+    others = _image_candidates(schema, features)
+    raise UsageError(
+        f"data.image={name!r}: that column holds {field.type}, no encoded images; "
+        + (f"columns that hold some: {listed(others)}" if others else f"columns: {listed(schema.names)}"),
+        hint=f"did you mean data.image={others[0]}?" if len(others) == 1 else None,
     )
 
 
@@ -94,12 +111,23 @@ def _is(feature: Any, kind: str) -> bool:
 
 
 def _image_candidates(schema: Any, features: dict[str, Any]) -> list[str]:
+    declared = [name for name in schema.names if _is(features.get(name), "Image")]
+    structs = [field.name for field in schema if _has_bytes(field)]
+    binary = [field.name for field in schema if _is_binary(field)]
+    return declared or structs or binary
+
+
+def _has_bytes(field: Any) -> bool:
+    """Whether a column is a struct with the images' bytes in it, as the Hub stores them."""
     import pyarrow as pa
 
-    declared = [name for name in schema.names if _is(features.get(name), "Image")]
-    structs = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
-    binary = [f.name for f in schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)]
-    return declared or structs or binary
+    return pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+
+
+def _is_binary(field: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)
 
 
 def _label_candidates(schema: Any, features: dict[str, Any], names: list[str]) -> list[str]:

@@ -4,7 +4,8 @@ Grey (8 and 16 bit), palette, CMYK, YCbCr and alpha images become RGB. 16-bit va
 Transparent pixels are composited on white, the page on which such pictures are made to be seen. The EXIF orientation
 is applied. Of several frames the first is used. Images of more than MAX_PIXELS are refused before their pixels are
 read: a small file can unpack to gigabytes. Resizing is Pillow's antialiased bilinear filter; a JPEG at least four
-times too large is first reduced by its decoder (to no less than twice the size).
+times too large is first reduced by its decoder (to no less than twice the size). What is large and not RGB is converted and
+turned strip by strip, so that only the image as it was decoded and the result are held in full.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from groundup.basis.errors import DataError
 from groundup.basis.machine import usable_cores
@@ -24,13 +25,27 @@ MAX_PIXELS = 89_478_485  # what Pillow itself warns about: a quarter of a gigaby
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 _BORDER = (0, 0, 0)
+_STRIP = 1 << 20  # px that are converted at once
+# What turns an image upright, by its EXIF orientation; whether its first row then lies at the right or at the bottom.
+_TURNS = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, False),
+    3: (Image.Transpose.ROTATE_180, True),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, True),
+    5: (Image.Transpose.TRANSPOSE, False),
+    6: (Image.Transpose.ROTATE_270, True),
+    7: (Image.Transpose.TRANSVERSE, True),
+    8: (Image.Transpose.ROTATE_90, False),
+}
 
 
 class UnreadableImage(DataError):
-    """An image that cannot be used; `reason` says why, without its name."""
+    """An image that cannot be used; `reason` says why, without its name. `hint`: the way on, by default that of an image of a
+    data set."""
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name}: {reason}", hint="remove it, or leave such images out with data.on_bad_image=skip")
+    def __init__(
+        self, name: str, reason: str, hint: str = "remove it, or leave such images out with data.on_bad_image=skip"
+    ) -> None:
+        super().__init__(f"{name}: {reason}", hint=hint)
         self.reason = reason
 
 
@@ -63,7 +78,7 @@ def to_rgb(raw: RawImage, at_least: tuple[int, int] | None = None) -> Image.Imag
     if isinstance(raw, np.ndarray):
         return _rgb(_from_array(raw))
     if isinstance(raw, Image.Image):
-        return _rgb(_upright(raw))
+        return _upright_rgb(raw)
     if isinstance(raw, Path):
         raw = raw.read_bytes()
     if not raw:
@@ -74,7 +89,7 @@ def to_rgb(raw: RawImage, at_least: tuple[int, int] | None = None) -> Image.Imag
         refuse_huge(image.width, image.height)
         if at_least is not None:
             image.draft(image.mode, at_least)
-        return _rgb(_upright(image))
+        return _upright_rgb(image)
 
 
 def refuse_huge(width: int, height: int) -> None:
@@ -99,9 +114,23 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    return ImageOps.exif_transpose(image) if orientation(image) != 1 else image
+    turn = orientation(image)  # after `load`, in which Pillow turns a TIFF itself
+    if _is_rgb(image) or image.width * image.height <= _STRIP:
+        return _turned(_rgb(image), turn)
+    rows = max(1, _STRIP // image.width)
+    page = Image.new("RGB", image.size if turn < 5 else (image.height, image.width))
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        strip = _turned(_rgb(image.crop((0, top, image.width, bottom))), turn)
+        place = image.height - bottom if turn in _TURNS and _TURNS[turn][1] else top
+        page.paste(strip, (0, place) if turn < 5 else (place, 0))
+    return page
+
+
+def _turned(image: Image.Image, turn: int) -> Image.Image:
+    return image.transpose(_TURNS[turn][0]) if turn in _TURNS else image
 
 
 def orientation(image: Image.Image) -> int:
@@ -113,14 +142,18 @@ def orientation(image: Image.Image) -> int:
     return int(found) if found in range(2, 9) else 1
 
 
+def _is_rgb(image: Image.Image) -> bool:
+    return image.mode == "RGB" and "transparency" not in image.info
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
+    if _is_rgb(image):
         return image
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError(f"grey values {values.min()}..{values.max()}; at most 16 bits are read")
-        return Image.fromarray((values.astype(np.int64) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("floating-point grey values, whose range is not known; save it with 8 or 16 bits")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:

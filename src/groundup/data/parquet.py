@@ -22,6 +22,7 @@ from groundup.data.settings import DataSettings
 from groundup.data.shard_index import packed_index, packed_source
 from groundup.data.sources import (
     Contents,
+    MissingSource,
     RawImage,
     Source,
     SourceSplit,
@@ -95,7 +96,7 @@ def _files(settings: DataSettings) -> tuple[list[Path], str]:
             if elsewhere
             else None
         )
-        raise DataError(f"data.source={settings.source!r}: no .parquet files in {settings.place}", hint=hint)
+        raise MissingSource(f"data.source={settings.source!r}: no .parquet files in {settings.place}", hint=hint)
     if index := packed_index(str(folder), "parquet", settings.source):
         expected = {entry.name for entries in index.splits.values() for entry in entries}
         if absent := sorted(expected - {file.name for file in files}):

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from groundup.basis.errors import DataError
+from groundup.basis.errors import DataError, UsageError
 
 RawImage = bytes | Path | Image.Image | np.ndarray
 SplitName = Literal["train", "validation", "test"]
@@ -95,21 +95,25 @@ class Source:
         return f"{self.root.rstrip('/')}/{name}" if self.root else name
 
 
+class MissingSource(UsageError, DataError):
+    """What data.source names is not there: a mistake of the caller, where other errors of the data are errors of the run."""
+
+
 def digest(content: Any) -> str:
     """A hash of JSON-able `content`, 32 hex digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def existing_folder(place: str, source: str) -> Path:
-    """The folder `place`, or a DataError that says what is wrong with it. A leading ~ is the home folder."""
+    """The folder `place`, or a MissingSource that says what is wrong with it. A leading ~ is the home folder."""
     folder = Path(place).expanduser()
     if not folder.exists():
-        raise DataError(
+        raise MissingSource(
             f"data.source={source!r}: there is no folder {place}",
             hint="check the path; it is relative to where you are",
         )
     if not folder.is_dir():
-        raise DataError(f"data.source={source!r}: {place} is a file, not a folder")
+        raise MissingSource(f"data.source={source!r}: {place} is a file, not a folder")
     return folder
 
 

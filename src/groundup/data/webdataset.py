@@ -21,7 +21,7 @@ from groundup.data.settings import DataSettings
 from groundup.data.shard_index import Entry, ShardIndex, contents_of, kept_index, packed_index, packed_source
 from groundup.data.shard_store import ShardStore
 from groundup.data.shards import Shard, described
-from groundup.data.sources import Contents, Source, SplitName, array_of_objects, digest, split_called
+from groundup.data.sources import Contents, MissingSource, Source, SplitName, array_of_objects, digest, split_called
 from groundup.data.tar_shards import TarLayout, labels_of
 
 _Progress = Callable[[int, int], None]
@@ -74,7 +74,7 @@ def _files(pattern: str, source: str) -> list[str]:
         else:
             found += matching(joined(part, "*.tar")) or matching(joined(part, "*/*.tar"))
     if not found:
-        raise DataError(f"data.source={source!r}: there are no .tar files at {pattern}", hint="check the address")
+        raise MissingSource(f"data.source={source!r}: there are no .tar files at {pattern}", hint="check the address")
     return found
 
 

@@ -33,7 +33,7 @@ class SAMSettings(Settings):
     start: Duration = Field(Duration(0, "step"), alias="from", description="From when on it is used.")
 
     def check(self, clock: Clock) -> None:
-        """UsageError if no step of the run would use it."""
+        """UsageError if no step of the run would use it, or a single one though there are more."""
         if clock.steps(self.start) >= clock.total_steps:
             raise UsageError(
                 f"optimizer.sam.from={self.start}: step {clock.steps(self.start)} of a run of {clock.total_steps} steps: "
@@ -42,6 +42,13 @@ class SAMSettings(Settings):
             )
         if clock.steps(self.every) < 1:
             raise UsageError(f"optimizer.sam.every={self.every}: shorter than a step; allowed: 1step or more")
+        every, left = clock.steps(self.every), clock.total_steps - clock.steps(self.start)
+        if every >= left > 1:
+            raise UsageError(
+                f"optimizer.sam.every={self.every}: {every} steps, and the run has {left} from optimizer.sam.from={self.start} on: "
+                f"a single step would use it; allowed: less than {left} steps",
+                hint="set optimizer.sam.every=1step, or 5step for a fifth of the cost",
+            )
 
     def is_due(self, step: int, clock: Clock) -> bool:
         """Whether update number `step` (0-based) uses it."""

@@ -16,6 +16,7 @@ from groundup.preflight.data import check_data
 from groundup.preflight.essentials import check_essentials
 from groundup.preflight.findings import LEVELS, Code, Finding, Level, find, in_order
 from groundup.preflight.network import FeatureSize, check_network, feature_sizes
+from groundup.preflight.norm_batches import refuse_lone_images
 from groundup.preflight.samples import Samples, check_samples, see_samples
 from groundup.preflight.schedule import check_schedule
 from groundup.preflight.start import Start, check_start
@@ -51,6 +52,7 @@ __all__ = [
     "in_order",
     "readable_bytes",
     "readable_time",
+    "refuse_lone_images",
     "see_samples",
     "static_findings",
     "steps_by_size",

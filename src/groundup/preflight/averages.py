@@ -6,10 +6,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from groundup.basis.duration import Clock
-from groundup.optim.schedules import CosineRestartsSettings, PlateauSettings
+from groundup.optim.schedules import CosineRestartsSettings
 from groundup.preflight.drawn import Drawn
 from groundup.preflight.findings import Code, Finding, find
 from groundup.preflight.subject import Subject
+from groundup.preflight.times import longest_wait, plateaus, steps_between_evaluations
 from groundup.training import EMASettings, NoAverage, SWASettings
 
 AVERAGE_CODES: dict[str, Code] = {
@@ -38,8 +39,8 @@ AVERAGE_CODES: dict[str, Code] = {
             "GU503",
             "warning",
             "Early stopping can never act",
-            "The patience is as long as what is left of the run after the first evaluation, so that early stopping "
-            "does nothing. As a rule it has been counted in another unit than was meant.",
+            "No evaluation before the end of the run comes as long after the first one as the patience is, so that early "
+            "stopping does nothing. As a rule it has been counted in another unit than was meant.",
             "A patience of a tenth to a fifth of the run, or none.",
         ),
         Code(
@@ -147,26 +148,29 @@ def _selection(subject: Subject) -> Iterator[Finding]:
         yield find(AVERAGE_CODES["GU502"], saw, "evaluate.optimistic=false")
 
 
-def _every(subject: Subject) -> int:
-    """Steps between two evaluations."""
-    return max(1, subject.clock.steps(subject.recipe.evaluate.every))
-
-
 def _stopping(subject: Subject) -> Iterator[Finding]:
     early, clock = subject.recipe.stop.early, subject.clock
     if early is None:
         return
-    patience, every = clock.steps(early.patience), _every(subject)
+    patience = clock.steps(early.patience)
     told = f"stop.early.patience={early.patience}: {patience} steps"
-    if every + patience >= clock.total_steps:
-        saw = f"{told}; the run has {clock.total_steps}, {every} of them before the first evaluation"
+    if not _can_stop(subject, patience):
+        saw = (
+            f"{told}; the run has {clock.total_steps}, and evaluate.every={subject.recipe.evaluate.every} leaves "
+            f"{longest_wait(subject, 0, clock.total_steps)} between the first evaluation and the last before its end"
+        )
         yield find(AVERAGE_CODES["GU503"], saw, "stop.early=null")
     elif (cycle := _longest_cycle(subject)) > patience:
         saw = f"{told}; the rate takes {cycle} steps from one restart to the next"
         longer = math.ceil(clock.epoch(cycle)) + 1
-        acts = every + longer * clock.steps_per_epoch < clock.total_steps
+        acts = _can_stop(subject, longer * clock.steps_per_epoch)
         mend = f"stop.early.patience={longer}ep" if acts else "stop.early=null"
         yield find(AVERAGE_CODES["GU505"], saw, mend)
+
+
+def _can_stop(subject: Subject, patience: int) -> bool:
+    """Whether some evaluation before the last step comes `patience` steps or more after the first one."""
+    return 0 < longest_wait(subject, 0, subject.clock.total_steps) >= patience
 
 
 def _longest_cycle(subject: Subject) -> int:
@@ -185,25 +189,23 @@ def _longest_cycle(subject: Subject) -> int:
 
 
 def _impatience(subject: Subject) -> Iterator[Finding]:
-    early, clock, every = subject.recipe.stop.early, subject.clock, _every(subject)
+    early, clock, every = subject.recipe.stop.early, subject.clock, steps_between_evaluations(subject)
     told = f"an evaluation comes every {every} steps (evaluate.every={subject.recipe.evaluate.every})"
-    if early is not None and clock.steps(early.patience) <= every:
+    if early is not None and clock.steps(early.patience) <= every and _can_stop(subject, clock.steps(early.patience)):
         saw = f"stop.early.patience={early.patience}: {clock.steps(early.patience)} steps; {told}"
         fits = 6 * every < clock.total_steps
         yield find(AVERAGE_CODES["GU504"], saw, f"stop.early.patience={5 * every}step" if fits else "stop.early=null")
-    for piece in Drawn.of(subject).pieces:
+    for piece, schedule, patience, acts in plateaus(subject):
         # A plateau acts when its patience is exceeded, early stopping when it is reached.
-        if isinstance(piece.schedule, PlateauSettings) and clock.steps(piece.schedule.patience) < every:
-            saw = (
-                f"{piece.key}.patience={piece.schedule.patience}: {clock.steps(piece.schedule.patience)} steps; {told}"
-            )
+        if acts and patience < every:
+            saw = f"{piece.key}.patience={schedule.patience}: {patience} steps; {told}"
             fits = 3 * every < piece.clock.total_steps - piece.warmup
             mend = f"{piece.key}.patience={3 * every}step" if fits else "evaluate more often"
             yield find(AVERAGE_CODES["GU504"], saw, mend)
 
 
 def _best(subject: Subject) -> Iterator[Finding]:
-    count = -(-subject.clock.total_steps // _every(subject))
+    count = -(-subject.clock.total_steps // steps_between_evaluations(subject))
     if subject.recipe.evaluate.model == "best" and count < _FEW_EVALUATIONS:
         saw = f"evaluate.model=best, evaluate.every={subject.recipe.evaluate.every}: {count} evaluation{'s' if count > 1 else ''}"
         yield find(AVERAGE_CODES["GU506"], saw, "evaluate.every=0.1dur")

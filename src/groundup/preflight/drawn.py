@@ -93,12 +93,11 @@ def pieces(subject: Subject) -> list[Piece]:
     swa = subject.rates.swa
     end = clock.total_steps if swa is None or swa.lr is None else min(clock.total_steps, clock.steps(swa.start))
     tops = [Piece("schedule", recipe.schedule, 0, clock, end)]
-    for place, phase in enumerate(recipe.phases):
+    for place, phase in sorted(enumerate(recipe.phases), key=lambda numbered: clock.exact_steps(numbered[1].start)):
         if phase.set.schedule is not None:
             first = clock.steps(phase.start)
             own = Clock(clock.steps_per_epoch, clock.total_steps - first)
             tops.append(Piece(f"phases.{place}.set.schedule", phase.set.schedule, first, own, end))
-    tops.sort(key=lambda piece: piece.first)
     ends = [*(min(end, later.first) for later in tops[1:]), end]
     cut = [replace(piece, until=max(piece.first, until)) for piece, until in zip(tops, ends, strict=True)]
     return [plain for piece in cut for plain in _plain(piece)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from groundup.augment import MIX_GROUP, OneOf, Operation
+from groundup.augment import MIX_GROUP, CoarseDropout, Cutout, OneOf, Operation
 from groundup.basis.duration import Clock
 from groundup.basis.errors import UsageError
 from groundup.data import Splits
@@ -19,6 +19,7 @@ def check_essentials(recipe: Recipe, splits: Splits, clock: Clock, live: LiveSch
         recipe.optimizer.sam.check(clock)
     _check_sizes(recipe, splits, live)
     _check_padding(splits, live)
+    _check_holes(splits, live)
     _check_mixing(recipe, live)
     _check_dropout(recipe, live)
     _check_selection(recipe, splits, rates)
@@ -68,6 +69,22 @@ def _check_padding(splits: Splits, live: LiveSchedule) -> None:
             raise UsageError(
                 f"augment.policy: pad_crop.pad={pad}: the images have {splits.image_size} px a side; allowed: less than that",
                 hint="set augment.policy.pad_crop.pad to about an eighth of the image's side",
+            )
+
+
+def _check_holes(splits: Splits, live: LiveSchedule) -> None:
+    for operation in (operation for values in live.everything() for operation in _flat(values.policy)):
+        if isinstance(operation, Cutout):
+            key, side = "size", float(operation.size)
+        elif isinstance(operation, CoarseDropout) and operation.unit == "px":
+            key, side = "side", operation.side[1]
+        else:
+            continue
+        if side > splits.image_size:
+            raise UsageError(
+                f"augment.policy: {operation.name}.{key}={side:g} px: the images have {splits.image_size} px a side, and nothing "
+                f"would be left of them; allowed: at most {splits.image_size}",
+                hint=f"set augment.policy.{operation.name}.{key} to about a quarter of the image's side",
             )
 
 

@@ -38,10 +38,14 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class Walk:
-    """One image through a network: its feature maps in order of computation, and the shape of what comes out."""
+    """One image through a network: its feature maps in order of computation, and the shape of what comes out.
+
+    spreadless: the first batch norm that sees one value per channel of one image; "" if there is none.
+    """
 
     maps: list[FeatureMap]
     output: tuple[int, ...]
+    spreadless: str = ""
 
     def last(self) -> FeatureMap | None:
         """The last feature map that a norm gave, or a convolution where there is no norm; None without either."""
@@ -75,10 +79,13 @@ def _pass(
 ) -> Walk:
     """`images` through `network` with `tensors` in place of its own; what its innermost modules give."""
     maps: list[FeatureMap] = []
+    spreadless: list[str] = []
 
     def watch(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
         def saw(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
             given = inputs[0] if inputs else None
+            if isinstance(module, _BatchNorm) and isinstance(given, Tensor) and given.numel() == given.shape[1]:
+                spreadless.append(name)
             if isinstance(given, Tensor) and isinstance(output, Tensor) and given.ndim == output.ndim == 4:
                 before = (given.shape[2], given.shape[3])
                 maps.append(FeatureMap(name, module, before, (output.shape[1], output.shape[2], output.shape[3])))
@@ -96,4 +103,5 @@ def _pass(
     finally:
         for hook in hooks:
             hook.remove()
-    return Walk(maps, tuple(output.shape) if isinstance(output, Tensor) else ())
+    shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+    return Walk(maps, shape, next(iter(spreadless), ""))

@@ -3,7 +3,7 @@
 A code is `GU` and three digits, and is never given to another thing:
 
     GU1xx schedule     GU2xx network      GU3xx samples: augmentation, mixing, normalisation     GU4xx data
-    GU5xx averages, stopping, selection   GU6xx cost     GU7xx start
+    GU5xx averages, stopping, selection, times   GU6xx cost     GU7xx start
 
 error: the result would mean nothing, or not what the recipe says. warning: very likely a mistake. note: unusual, and worth a look.
 Every module of checks has a dictionary of its codes; their union is `groundup.preflight.CODES`.

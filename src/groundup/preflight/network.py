@@ -11,18 +11,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from groundup.augment import MIX_GROUP
+from groundup.basis.machine import out_of_memory
 from groundup.models import count_parameters
 from groundup.preflight.feature_maps import FeatureSize, Walk, feature_sizes, last_of, walk
 from groundup.preflight.findings import Code, Finding, find
+from groundup.preflight.norm_batches import FEW_IMAGES, SHORT_BATCH, check_norm_batches
 from groundup.preflight.subject import Subject
 
-__all__ = ["NETWORK_CODES", "FeatureSize", "NetworkFacts", "check_network", "feature_sizes", "network_facts"]
+__all__ = [
+    "NETWORK_CODES",
+    "FeatureSize",
+    "NetworkFacts",
+    "check_network",
+    "feature_sizes",
+    "network_facts",
+]
 
 _SMALL_IMAGE = 64  # px: up to here a stem with stride 1 is the usual one
 _TINY_IMAGE = 16  # px: below it most networks end in one pixel
-_FEW = 8  # images that batch norm takes its statistics from
-_ENOUGH = 32
 
 NETWORK_CODES: dict[str, Code] = {
     code.number: code
@@ -42,7 +48,8 @@ NETWORK_CODES: dict[str, Code] = {
             "warning",
             "The last feature map is smaller than 2 x 2",
             "The 3x3 convolutions of the last stage see one pixel and eight of padding: they work as 1x1 "
-            "convolutions, nine times as dear. On images under 16 px it can hardly be avoided, and is a note.",
+            "convolutions, nine times as dear. On images under 16 px it can hardly be avoided, and is a note, unless most "
+            "convolutions see one pixel alone: the images are then smaller than the network is made for.",
             "Take a stem that does not halve, a network with fewer stages, or larger images.",
             ("000, bug 9", "003, bug 5"),
         ),
@@ -54,24 +61,8 @@ NETWORK_CODES: dict[str, Code] = {
             "names neither; more outputs than classes train, and hide that the data is not what it was taken for.",
             "Give the network as many outputs as the data has classes, which are counted from 0.",
         ),
-        Code(
-            "GU204",
-            "warning",
-            "Batch norm over very few images",
-            f"Training normalises by the mean and spread of the forward pass's own images. Under {_FEW} of them both "
-            "are so uncertain that training is noisy, and evaluation, which uses running means, sees another network "
-            "than was trained.",
-            "Raise train.micro_batch, or train.batch_size together with the learning rate.",
-        ),
-        Code(
-            "GU205",
-            "error",
-            "A short last batch that batch norm takes badly",
-            f"Once per epoch the forward pass has under {_FEW} images (a note): its statistics enter the running means "
-            "with full weight. One image alone that ends in one pixel has no spread at all: torch refuses it (an "
-            "error).",
-            "Set train.drop_last=true.",
-        ),
+        FEW_IMAGES,
+        SHORT_BATCH,
         Code(
             "GU206",
             "warning",
@@ -138,7 +129,9 @@ def network_facts(subject: Subject) -> NetworkFacts | None:
         counter = FlopCounterMode(display=False)
         try:
             last = walk(network, side, counter).last()
-        except Exception:  # GU210 says why
+        except Exception as error:  # GU210 says why
+            if out_of_memory(error):
+                raise
             return None
         flops[side] = counter.get_total_flops()
         if last is not None:
@@ -156,9 +149,11 @@ def check_network(subject: Subject) -> list[Finding]:
         try:
             walks[side] = walk(subject.network, side)
         except Exception as error:  # a network of the user's own may raise anything
+            if out_of_memory(error):
+                raise  # which says nothing about the network
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             return [*findings, find(NETWORK_CODES["GU210"], f"one image of {side} px: {reason}")]
-    for check in (_outputs, _stem, _last_map, _final_norm, _norm_batches):
+    for check in (_outputs, _stem, _last_map, _final_norm, check_norm_batches):
         findings += check(subject, walks)
     return findings
 
@@ -191,12 +186,22 @@ def _last_map(subject: Subject, walks: _Walks) -> Iterator[Finding]:
         return
     sides = ", ".join(f"{side} px -> {last.size[1]} x {last.size[2]}" for side, last in small.items())
     name = next(iter(small.values())).name
+    blind = _blind(walks[min(small)])
     yield find(
         NETWORK_CODES["GU202"],
-        f"{name}: {sides}",
-        _smaller_stem(subject) or NETWORK_CODES["GU202"].mend,
-        "note" if max(small) < _TINY_IMAGE else None,
+        f"{name}: {sides}{f'; {blind}' if blind else ''}",
+        (min(small) > 2 and _smaller_stem(subject)) or NETWORK_CODES["GU202"].mend,  # no stem saves 2 px
+        "note" if max(small) < _TINY_IMAGE and not blind else None,
     )
+
+
+def _blind(walked: Walk) -> str:
+    """What is to be said where most convolutions that look at a neighbourhood see one pixel alone; "" where they do not."""
+    looking = [
+        found for found in walked.maps if isinstance(found.module, nn.Conv2d) and max(found.module.kernel_size) > 1
+    ]
+    blind = sum(max(found.inputs) == 1 for found in looking)
+    return f"{blind} of {len(looking)} convolutions see one pixel alone" if 2 * blind > len(looking) else ""
 
 
 def _outputs(subject: Subject, walks: _Walks) -> Iterator[Finding]:
@@ -239,44 +244,6 @@ def _final_norm(subject: Subject, walks: _Walks) -> Iterator[Finding]:
         f"the last norm is {norm.name}; {convolution.name} comes after it and reaches the classifier as it is",
         "model.final_norm=true" if switch else "Add a norm and a ReLU before the pooling.",
     )
-
-
-def _norm_batches(subject: Subject, walks: _Walks) -> Iterator[Finding]:
-    assert subject.network is not None
-    if not any(isinstance(module, _BatchNorm) for module in subject.network.modules()):
-        return
-    train = subject.recipe.train
-    size = train.micro_batch or train.batch_size
-    often = {f"{size} images per forward pass": size}
-    if train.batch_size % size:
-        often[f"{train.batch_size % size} in the last of each step's"] = train.batch_size % size
-    few = [said for said, count in often.items() if count < _FEW]
-    if few:
-        yield find(NETWORK_CODES["GU204"], f"{', '.join(few)} (train.batch_size={train.batch_size})", _larger(subject))
-    short = subject.train_images % train.batch_size % size
-    if train.drop_last or short == 0 or short >= _FEW:
-        return
-    last = next(iter(walks.values())).last()
-    fails = short == 1 and last is not None and last.size[1:] == (1, 1)
-    yield find(
-        NETWORK_CODES["GU205"],
-        f"{subject.train_images} images in batches of {train.batch_size}: the last forward pass of an epoch has "
-        f"{short}",
-        "train.drop_last=true",
-        "error" if fails else "note",
-    )
-
-
-def _larger(subject: Subject) -> str:
-    """The overrides for a forward pass of more images: a part of the batch that is large enough, else a larger batch."""
-    train, batch = subject.recipe.train, subject.recipe.train.batch_size
-    # Mixing pairs images inside groups, which a part of the batch must not cut.
-    group = MIX_GROUP if subject.live.mixes else 1
-    enough = [part for part in range(_ENOUGH, batch) if batch % part == 0 and part % group == 0]
-    if train.micro_batch and enough:
-        return f"train.micro_batch={enough[0]}"
-    whole = "train.micro_batch=null" if train.micro_batch else ""
-    return whole if batch >= _ENOUGH else f"train.batch_size={_ENOUGH} {whole}".rstrip()
 
 
 def _decay(subject: Subject) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from groundup.preflight.samples import SAMPLE_CODES
 from groundup.preflight.schedule import SCHEDULE_CODES, check_schedule
 from groundup.preflight.start import START_CODES
 from groundup.preflight.subject import Subject
+from groundup.preflight.times import TIME_CODES, check_times
 
 CODES: dict[str, Code] = {
     **SCHEDULE_CODES,
@@ -19,11 +20,17 @@ CODES: dict[str, Code] = {
     **SAMPLE_CODES,
     **DATA_CODES,
     **AVERAGE_CODES,
+    **TIME_CODES,
     **COST_CODES,
     **START_CODES,
 }
 
-STATIC: tuple[Callable[[Subject], Iterable[Finding]], ...] = (check_schedule, check_averages, check_network)
+STATIC: tuple[Callable[[Subject], Iterable[Finding]], ...] = (
+    check_schedule,
+    check_averages,
+    check_times,
+    check_network,
+)
 
 # What the recipe asks for by name, in so many words. `groundup check` calls it an error, because the result means less than it
 # seems to; a run that asks for it is told so and goes on.

@@ -16,7 +16,8 @@ class Subject:
     """A run that has not begun.
 
     train_images: images of the training split, without those held back for validation; image_size: side in px of the data's images;
-    labels: int64 (train_images,) of the training split, on the CPU; network, splits: None where only the recipe is at hand.
+    labels: int64 (train_images,) of the training split, on the CPU; network, splits: None where only the recipe is at hand;
+    processes: how many train together.
     """
 
     recipe: Recipe
@@ -29,6 +30,7 @@ class Subject:
     labels: Tensor
     network: nn.Module | None = None
     splits: Splits | None = None
+    processes: int = 1
 
 
 def timetable(recipe: Recipe, clock: Clock, image_size: int) -> tuple[LiveSchedule, Rates]:

@@ -173,7 +173,13 @@ def lay_override(values: dict[str, Any], override: str) -> None:
     *path, last = key.strip().split(".")
     here: Any = values
     for place, part in enumerate(path):
-        here = _step_into(here, part, ".".join(path[: place + 1]), override)
+        key_here = ".".join(path[: place + 1])
+        if isinstance(here, dict) and not here.get(part) and (*path, last)[place + 1].isdigit():
+            raise UsageError(
+                f"override {override!r}: {key_here} has no entries that could be changed",
+                hint=f"write the whole list: {key_here}=[...]",
+            )
+        here = _step_into(here, part, key_here, override)
     if isinstance(here, list):
         here[_index(here, last, key, override)] = value
     elif isinstance(here, dict):

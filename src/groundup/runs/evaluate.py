@@ -4,7 +4,7 @@ What is asked for is measured and added to the run's evaluation.json, evaluation
 the folder, stay as they are.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,18 +26,19 @@ from groundup.runs.evaluation_file import (
     require_known_format,
     view_of,
     weights_checksum,
-    without_input,
     write_sections,
 )
 from groundup.runs.evaluation_page import NAME, text, write_page
 from groundup.runs.folder import RunFolder
 from groundup.runs.load import classifier_of
 from groundup.runs.publication import LOADED
-from groundup.runs.reports import SECTIONS, Facts, Subject
+from groundup.runs.reports import SECTIONS, Subject
 from groundup.runs.reports.accuracy import evaluation_of
-from groundup.runs.reports.base import view_name
+from groundup.runs.reports.base import Twin, view_name
 from groundup.runs.reports.comparison import Member, compare, short_names
+from groundup.runs.reports.merging import merged
 from groundup.runs.trained import Trained, data_of, fingerprint_of, open_trained, require_same_data
+from groundup.runs.twins import OPTION, name_of, require_other_split, require_twin
 from groundup.training import choose_engine
 
 # What can be asked for by name; accuracy always is, and what compares runs follows from their number.
@@ -48,7 +49,8 @@ _APART = ("accuracy", "comparison")  # not keys of their own in the JSON of a ru
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to measure. sections: names of EXTRA; full: corruptions of all images; corrupted: a source of corrupted images."""
+    """What to measure. sections: names of EXTRA; full: corruptions of all images; corrupted: a source of corrupted images;
+    temperature_from: the run whose validation split the temperature is fitted on."""
 
     tta: str = "none"
     split: str = "test"
@@ -56,6 +58,7 @@ class Wanted:
     full: bool = False
     corrupted: str | None = None
     ensemble: bool = False
+    temperature_from: Path | str | None = None
 
     @property
     def view(self) -> str:
@@ -70,6 +73,8 @@ class Wanted:
                 raise unknown_name("sections", section, EXTRA)
         if self.full and "corruptions" not in self.sections:
             raise UsageError("--full: does nothing without --corruptions", hint="add --corruptions")
+        if self.temperature_from is not None and "calibration" not in self.sections:
+            raise UsageError(f"{OPTION}: does nothing without --calibration", hint="add --calibration")
         if self.ensemble and runs < 2:
             raise UsageError("--ensemble: needs at least 2 runs, got 1", hint="name the runs it is made of")
         if "duplicates" in self.sections and self.split == "train":
@@ -101,19 +106,23 @@ def evaluate(
     tta: str = "none",
     split: str = "test",
     sections: Sequence[str] = (),
+    temperature_from: Path | str | None = None,
     stop: StopRequest | None = None,
     model: nn.Module | None = None,
     data: Splits | None = None,
 ) -> Evaluation:
     """Evaluate a run; adds to the evaluation.json and evaluation.html of its folder. Of `hf:OWNER/NAME` nothing is kept.
 
-    sections: names of EXTRA. `model`, `data`: the network and splits of a run that was trained with your own.
+    sections: names of EXTRA. temperature_from: for calibration of a run without a validation split, a run of its recipe with one.
+    `model`, `data`: the network and splits of a run that was trained with your own.
     """
-    wanted = Wanted(tta, split, tuple(sections))
+    wanted = Wanted(tta, split, tuple(sections), temperature_from=temperature_from)
     wanted.check(1)
+    stop = stop or StopRequest()
     with _writable([run]) as (trained,):
-        subject = _open(trained, wanted, stop or StopRequest(), lambda text: None, model, data)
-        return _measure(trained, subject, Path(run).name, wanted).result
+        twin = _open_twin([trained], wanted, stop, lambda text: None)
+        subject = _open(trained, wanted, stop, lambda text: None, model, data)
+        return _measure(trained, _with_twin(trained, subject, twin), Path(run).name, wanted).result
 
 
 def evaluate_runs(
@@ -152,10 +161,11 @@ def _evaluated(
 ) -> list[Report]:
     reports, members = [], []
     first: Splits | None = None
+    twin = _open_twin(opened, wanted, stop, tell)
     for trained, name in zip(opened, names, strict=True):
         if len(opened) > 1:
             tell(f"evaluating {name}")
-        subject = _open(trained, wanted, stop, tell)
+        subject = _with_twin(trained, _open(trained, wanted, stop, tell), twin)
         if first is not None:
             _require_same_images(first, subject, str(opened[0].reference), str(trained.reference))
         first = first or subject.splits
@@ -249,6 +259,28 @@ def _open(
     return subject
 
 
+def _open_twin(
+    runs: Sequence[Trained], wanted: Wanted, stop: StopRequest, tell: Callable[[str], None]
+) -> tuple[Trained, Subject] | None:
+    """The run that the temperature is taken from, where one is named. UsageError if it is no twin of one of `runs`."""
+    if wanted.temperature_from is None:
+        return None
+    twin = open_trained(wanted.temperature_from)
+    for run in runs:
+        require_twin(run, twin)
+    # Of its splits validation is asked for by name: that it has one is checked with the images of the run.
+    return twin, _open(twin, Wanted(wanted.tta, split="train"), stop, tell)
+
+
+def _with_twin(run: Trained, subject: Subject, opened: tuple[Trained, Subject] | None) -> Subject:
+    """The subject with the logits of the twin, computed once for all runs."""
+    if opened is None:
+        return subject
+    twin, of_twin = opened
+    require_other_split(run, subject.splits, twin, of_twin.splits)
+    return replace(subject, twin=Twin(name_of(twin), *of_twin.logits("validation")))
+
+
 def _measure(run: Trained, subject: Subject, name: str, wanted: Wanted) -> Report:
     """Measure what is wanted, and write it down."""
     keys = [*wanted.sections, *(["corrupted"] if wanted.corrupted else [])]
@@ -267,29 +299,14 @@ def _kept(report: Report, facts: Sections) -> Report:
     """The report with `facts` added, which are in the run folder then: evaluation.json, evaluation.html, the card."""
     folder, recipe = report.run.folder, report.run.recipe
     with alone(folder):
-        known = read_sections(folder)
-        merged = {
-            key: _joined(key, known.get(key, {}), facts.get(key, {}))
-            for key in SECTIONS
-            if key in known or key in facts
-        }
-        write_sections(folder, merged)
-        write_page(folder, recipe, merged)
+        everything = merged(read_sections(folder), facts)
+        write_sections(folder, everything)
+        write_page(folder, recipe, everything)
         summary = folder.summary()
-        ours = summary is None or write_card(folder, recipe, summary, merged)
+        ours = summary is None or write_card(folder, recipe, summary, everything)
     note = () if ours else (left_alone(folder),)
     notes = tuple(dict.fromkeys((*report.notes, *note)))
     return replace(report, sections={**report.sections, **facts}, notes=notes)
-
-
-def _joined(key: str, known: Mapping[str, Facts], new: Mapping[str, Facts]) -> dict[str, Facts]:
-    """What is known of a section, view by view, with what is new. Nothing is lost: another input is another view."""
-    section = SECTIONS[key]
-    # Files of before did not say the input in the view.
-    merged = {view_of(without_input(view), section.measured_on(facts)): facts for view, facts in known.items()}
-    for view, facts in new.items():
-        merged[view] = section.join(merged[view], facts) if view in merged else facts
-    return merged
 
 
 def _require_one_data(runs: Sequence[Trained]) -> None:

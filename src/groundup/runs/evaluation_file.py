@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from groundup.basis.errors import GroundupError
-from groundup.basis.files import sha256, write_json
+from groundup.basis.files import sha256, write_text
 from groundup.runs.folder import RunFolder
-from groundup.runs.load import chosen_checkpoint, reported_weights
 from groundup.runs.publication import is_publication, small_text
+from groundup.runs.reported import chosen_checkpoint, reported_weights
 from groundup.version import __version__
 
 FORMAT_VERSION = 1
@@ -48,11 +48,32 @@ def fullest(sections: Mapping[str, Any], section: str, split_and_tta: str = "tes
 def read_sections(folder: RunFolder) -> Sections:
     """What is known about the weights that the run reports; nothing without a file, or from one of another format."""
     try:
-        document = json.loads(small_text(folder.path / NAME))
-        known = document["format"] == FORMAT_VERSION and document["weights"] == weights_checksum(folder)
-        return document["sections"] if known else {}
+        return sections_in(small_text(folder.path / NAME), weights_checksum(folder)) or {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError, GroundupError):
         return {}
+
+
+def sections_in(text: str, weights: str) -> Sections | None:
+    """What the file's `text` says of the weights with this SHA-256; nothing if it speaks of others, None if it is no such file."""
+    try:
+        document = json.loads(text)
+        sections: Sections = document["sections"]
+        if document["format"] != FORMAT_VERSION or not _are_sections(sections):
+            return None
+        return sections if document["weights"] == weights else {}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _are_sections(values: Any) -> bool:
+    views = values.values() if isinstance(values, dict) else [None]
+    return all(isinstance(view, dict) and all(isinstance(facts, dict) for facts in view.values()) for view in views)
+
+
+def text_of(sections: Sections, weights: str) -> str:
+    """The text of the file. `weights`: the SHA-256 of the weights that it speaks of."""
+    head = {"format": FORMAT_VERSION, "groundup": __version__, "weights": weights}
+    return json.dumps({**head, "sections": sections}, indent=2, allow_nan=False) + "\n"
 
 
 def require_known_format(folder: RunFolder) -> None:
@@ -91,8 +112,7 @@ def fitted_temperature(folder: RunFolder) -> float | None:
 
 def write_sections(folder: RunFolder, sections: Sections) -> None:
     """Write the file, whole or not at all."""
-    head = {"format": FORMAT_VERSION, "groundup": __version__, "weights": weights_checksum(folder)}
-    write_json(folder.path / NAME, {**head, "sections": sections})
+    write_text(folder.path / NAME, text_of(sections, weights_checksum(folder)))
 
 
 def weights_checksum(folder: RunFolder) -> str:

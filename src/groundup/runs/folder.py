@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from groundup.basis.errors import UsageError, unknown_name
+from groundup.basis.errors import GroundupError, UsageError, unknown_name
 from groundup.basis.files import write_json, write_text
 from groundup.recipe import Recipe, load_recipe, to_yaml
 from groundup.training import CheckpointStore, Engine
@@ -79,8 +79,11 @@ class RunFolder:
         return load_recipe(str(self.recipe_file))
 
     def summary(self) -> dict[str, Any] | None:
-        """The result, None while the run is not finished."""
-        return json.loads(self.summary_file.read_text()) if self.summary_file.exists() else None
+        """The result, None while the run is not finished. A damaged file counts as none: a resume makes the result again."""
+        if not self.summary_file.exists() or (found := _read(self.summary_file)) is None:
+            return None
+        _check_format(self.summary_file, found.get("format"))
+        return found
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write the complete recipe; training from it is the same run again."""
@@ -95,16 +98,29 @@ class RunFolder:
             handed_in = {"own": dict(own)} if own else {}
             write_json(self.environment_file, {"format": FORMAT_VERSION, **here, **handed_in, "resumed_on": []})
             return
-        known = json.loads(self.environment_file.read_text())
-        last = known["resumed_on"][-1] if known["resumed_on"] else {key: known[key] for key in here}
+        known = self._environment()
+        last = known["resumed_on"][-1] if known["resumed_on"] else {key: known.get(key) for key in here}
         if last != here:
             known["resumed_on"].append(here)
             write_json(self.environment_file, known)
 
     def machines(self) -> list[str]:
         """The names of the hardware that the run was trained on, in order, each once."""
-        known = json.loads(self.environment_file.read_text())
+        known = self._environment()
         return list(dict.fromkeys(part["gpu"] or part["cpu"] for part in (known, *known["resumed_on"])))
+
+    def _environment(self) -> dict[str, Any]:
+        """environment.json, which carries the format version of the folder."""
+        known = _read(self.environment_file) or {}
+        if "format" in known:
+            _check_format(self.environment_file, known["format"])
+        parts = [known, *known["resumed_on"]] if isinstance(known.get("resumed_on"), list) else [None]
+        if "format" not in known or not all(isinstance(part, dict) and {"gpu", "cpu"} <= part.keys() for part in parts):
+            raise GroundupError(
+                f"{self.environment_file}: damaged: it is not what groundup wrote",
+                hint="put it back from a copy; or remove it: `groundup resume` writes it again, with the machine that goes on",
+            )
+        return known
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -131,9 +147,13 @@ def create_run_folder(recipe: Recipe, wanted: Path | None) -> RunFolder:
     """A new folder: `wanted`, or runs/NAME-001, -002 ... An existing folder is never used again."""
     if wanted is not None:
         if wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
+            is_run = RunFolder(wanted).recipe_file.is_file()
+            what = "exists already, and a run is never overwritten" if is_run else "exists already, and is no run"
             raise UsageError(
-                f"--run {wanted}: exists already, and a run is never overwritten",
-                hint=f"`groundup resume {wanted}` goes on with it; another --run starts a new one",
+                f"--run {wanted}: {what}",
+                hint=f"`groundup resume {wanted}` goes on with it; another --run starts a new one"
+                if is_run
+                else "give --run a folder that does not exist yet, or is empty",
             )
         wanted.mkdir(parents=True, exist_ok=True)
         return RunFolder(wanted)
@@ -156,21 +176,43 @@ def discard_if_unused(folder: RunFolder) -> None:
 
 
 def open_run_folder(path: Path | str) -> RunFolder:
-    """An existing run folder. UsageError if it is not one, or was written by a newer groundup."""
+    """An existing run folder. UsageError if it is not one, or was written by another version; GroundupError if its
+    environment.json is damaged."""
     folder = RunFolder(Path(path))
     if not folder.recipe_file.is_file():
-        siblings = [p.name for p in folder.path.parent.iterdir() if p.is_dir()] if folder.path.parent.is_dir() else []
-        if not folder.path.exists() and siblings:
-            raise unknown_name("run", folder.path.name, siblings, what=f"no such run in {folder.path.parent}")
-        raise UsageError(f"run {str(path)!r}: not a run folder (it has no recipe.yaml)")
+        if folder.path.exists():
+            raise UsageError(f"run {str(path)!r}: not a run folder (it has no recipe.yaml)")
+        parent = folder.path.parent
+        runs = sorted(file.parent.name for file in parent.glob("*/recipe.yaml")) if parent.is_dir() else []
+        if runs:
+            raise unknown_name("run", folder.path.name, runs, what=f"no such run in {parent}")
+        raise UsageError(
+            f"run {str(path)!r}: not a run folder (there is no such folder)",
+            hint="runs lie in runs/ unless --run said otherwise",
+        )
     if folder.environment_file.exists():
-        version = json.loads(folder.environment_file.read_text()).get("format")
-        if version != FORMAT_VERSION:
-            raise UsageError(
-                f"run {str(path)!r}: the folder has format version {version}; this groundup reads version {FORMAT_VERSION}",
-                hint="use the version of groundup named in environment.json",
-            )
+        folder._environment()
     return folder
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a file of a run folder; None if it is damaged: empty, cut short, or something else."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    except OSError as error:
+        raise GroundupError(f"{file}: cannot be read: {error.strerror or error}") from error
+    return found if isinstance(found, dict) else None
+
+
+def _check_format(file: Path, version: object) -> None:
+    """UsageError unless this groundup reads a file of the run folder that has format `version`."""
+    if version != FORMAT_VERSION:
+        raise UsageError(
+            f"{file}: the run folder has format version {version}; this groundup reads version {FORMAT_VERSION}",
+            hint="use the version of groundup named in environment.json",
+        )
 
 
 def without_home(recipe: Recipe) -> Recipe:

@@ -10,9 +10,12 @@ _MIRROR = ("mirror", "mirror_keep", "mirror_every")
 
 
 def what_decides(recipe: Recipe) -> dict[str, Any]:
-    """The recipe without what changes no result: where pixels are kept (a run that ran out of memory goes on with less), where
-    checkpoints are copied to, what is tracked, checked and said about it."""
+    """The recipe without what changes no result: where the images lie (their fingerprint says whether they are the same) and are
+    kept (a run that ran out of memory goes on with less), where checkpoints are copied to, what is tracked, checked and said about
+    it."""
     written = recipe.model_dump(mode="json", by_alias=True)
+    # Data in shards has an order of its own.
+    written["data"]["source"] = recipe.data.kind if recipe.data.streaming else "read whole"
     for key in ("cache", "workers", "prefetch", "shard_cache_gb"):
         written["data"].pop(key)
     written["data"]["cut while decoding"] = cuts_at_load(recipe)

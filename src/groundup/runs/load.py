@@ -1,7 +1,6 @@
 """A trained run as something to use: the network with its preprocessing and its class names, from a run folder, a
 publication or the Hub. Runs no code from the weights."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,27 +10,31 @@ from torch import Tensor, nn
 
 from groundup import augment
 from groundup.basis.errors import CheckpointError, UsageError
-from groundup.basis.files import sha256
-from groundup.data import Resize, Splits, decode_image
+from groundup.data import Resize, Splits, UnreadableImage, decode_image
 from groundup.models import build_model
 from groundup.recipe import Recipe
-from groundup.runs.folder import RunFolder
+from groundup.runs.evaluation_file import fitted_temperature
 from groundup.runs.publication import (
     CLASSIFIER_FORMAT,
-    is_publication,
+    own_in,
     read_described,
     require_fitting,
-    require_undamaged,
     shapes_in,
-    summary_in,
 )
+from groundup.runs.reported import chosen_checkpoint, reported_weights
 from groundup.runs.trained import Trained, open_trained
-from groundup.training import AVERAGE, MODEL, load_weights
+from groundup.training import load_weights
+
+READABLE = "save it anew as PNG or JPEG"
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network, in evaluation mode. `image_size`: side in px; `mean`, `std`: of pixels in [0, 1]."""
+    """A trained network, in evaluation mode. `image_size`: side in px; `mean`, `std`: of pixels in [0, 1].
+
+    temperature: what the logits are divided by, as `groundup evaluate --calibration` found it; None without one. It leaves the
+    order of the classes as it is, and the demo and exports divide by the same.
+    """
 
     model: nn.Module
     classes: list[str]
@@ -39,19 +42,25 @@ class Classifier:
     resize: Resize
     mean: augment.Colour
     std: augment.Colour
+    temperature: float | None = None
 
     def prepare(self, picture: Any) -> Tensor:
-        """uint8 (3, S, S) from a path, encoded bytes, a PIL image or an array, as the training data was prepared."""
+        """uint8 (3, S, S) from a path, encoded bytes, a PIL image or an array, as the training data was prepared. UnreadableImage
+        names what cannot be read."""
         name = str(picture) if isinstance(picture, str | Path) else "the image"
         content = Path(picture).read_bytes() if isinstance(picture, str | Path) else picture
-        pixels = decode_image(content, name=name, resolution=self.image_size, resize=self.resize)
+        try:
+            pixels = decode_image(content, name=name, resolution=self.image_size, resize=self.resize)
+        except UnreadableImage as error:
+            raise UnreadableImage(name, error.reason, hint=READABLE) from error
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """float32 (B, C) from prepared images, uint8 (B, 3, S, S)."""
         device = next(self.model.parameters()).device
-        return self.model(augment.normalize(images.to(device), self.mean, self.std)).float().softmax(1).cpu()
+        logits = self.model(augment.normalize(images.to(device), self.mean, self.std)).float()
+        return (logits / (self.temperature or 1.0)).softmax(1).cpu()
 
     def predict(self, picture: Any, top: int = 5) -> list[tuple[str, float]]:
         """The `top` most probable classes of one picture: (name, probability), most probable first."""
@@ -76,63 +85,6 @@ def describe_classifier(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     }
 
 
-def reported_weights(folder: RunFolder) -> str:
-    """The file of weights that a run reports: the average's if its summary says so. An unfinished run has the
-    trained ones only:
-    the batch-norm statistics of its average may be older than the average."""
-    if is_publication(folder.path):
-        return MODEL
-    summary = folder.summary() or {}
-    return AVERAGE if summary.get("weights") == "average" else MODEL
-
-
-def chosen_checkpoint(folder: RunFolder, recipe: Recipe, weights: str) -> Path:
-    """The checkpoint that a run reports: the last, or the best on validation, as its recipe says. `weights`: the
-    file needed."""
-    if is_publication(folder.path):
-        require_undamaged(folder.path)
-        return folder.path
-    link = folder.path / "checkpoints" / recipe.evaluate.model
-    if not link.is_symlink() or not link.exists():
-        raise CheckpointError(
-            f"{folder.path}: no checkpoint `{link.name}` yet", hint=f"`groundup resume {folder.path}` goes on"
-        )
-    folder_of_weights = link.resolve()
-    _require_undamaged(folder_of_weights, folder.path, weights)
-    return folder_of_weights
-
-
-def reported_weights_are_whole(folder: RunFolder) -> bool:
-    """Whether the weights that a finished run reports are there and undamaged."""
-    try:
-        chosen_checkpoint(folder, folder.recipe(), reported_weights(folder))
-    except CheckpointError:
-        return False
-    return True
-
-
-def damaged_best(folder: RunFolder, recipe: Recipe) -> int | None:
-    """The step of the best weights if they are damaged and a finished run reports them: they have to be made again
-    from before."""
-    link = folder.path / "checkpoints" / "best"
-    if folder.summary() is None or recipe.evaluate.model != "best" or not link.is_symlink():
-        return None
-    return None if reported_weights_are_whole(folder) else int(link.readlink().name.removeprefix("step-"))
-
-
-def _require_undamaged(checkpoint: Path, run: Path, name: str) -> None:
-    weights = checkpoint / name
-    try:
-        whole = json.loads((checkpoint / "checksums.json").read_text())[weights.name] == sha256(weights)
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise CheckpointError(
-            f"{weights}: damaged: it does not match its checksum",
-            hint=f"`groundup resume {run}` makes it again from the checkpoint before it",
-        )
-
-
 def load(run: Path | str, model: nn.Module | None = None) -> Classifier:
     """The classifier of a run folder, of a folder that `groundup publish` wrote, or of `hf:OWNER/NAME[@REVISION]`.
 
@@ -153,8 +105,8 @@ def classifier_of(trained: Trained, model: nn.Module | None = None) -> Classifie
     checkpoint = chosen_checkpoint(folder, recipe, weights)
     shapes_in(checkpoint / weights)  # a damaged file is told as such, whatever network it is for
     if model is None:
-        own = (summary_in(folder.path) if trained.published else folder.summary() or {}).get("own")
-        if isinstance(own, dict) and "model" in own:
+        own = own_in(folder.path)
+        if "model" in own:
             raise UsageError(
                 f"run {str(run)!r}: was trained with a network of its own, {own['model']}, that recipe.yaml does not describe",
                 hint="hand it in: groundup.load(run, model=...)",
@@ -174,4 +126,5 @@ def classifier_of(trained: Trained, model: nn.Module | None = None) -> Classifie
         described.resize,
         described.mean,
         described.std,
+        fitted_temperature(folder),
     )

@@ -38,6 +38,7 @@ from groundup.basis.interruption import StopRequest
 from groundup.basis.pictures import lr_range_picture
 from groundup.optim import LiveRates, Memory, Schedule
 from groundup.optim.schedules import SequenceSettings
+from groundup.preflight import refuse_lone_images
 from groundup.recipe import Recipe
 from groundup.runs.cost.batch_size import with_batch_size
 from groundup.runs.prepare import (
@@ -45,6 +46,7 @@ from groundup.runs.prepare import (
     build_network,
     make_plan,
     open_data,
+    subject_with,
     told_in_tenths,
     with_measured_constants,
 )
@@ -127,7 +129,9 @@ def lr_find(
     engine = choose_engine(recipe.train, steps)
     engine.activate()
     tracker.message(f"{engine.device}, {engine.threads} threads, {engine.why}")
-    job, state = build_job(plan, engine, build_network(plan, engine), stop.check)
+    network = build_network(plan, engine)
+    refuse_lone_images(subject_with(plan, network))
+    job, state = build_job(plan, engine, network, stop.check)
     return ramp(job, state, start=start, end=end, steps=steps, stop=stop, tracker=tracker)
 
 

@@ -1,7 +1,8 @@
 """Predictions for many pictures, in one table: CSV or Parquet, a row per picture, in the order of their names.
 
 Columns: `file`, `class` and `probability` (0 to 1) of the most probable class, `class_2`, `probability_2` ... of the next ones,
-and `problem`: why a picture could not be read (its other columns are empty then).
+and `problem`: why a picture could not be read (its other columns are empty then). Where the run has a temperature, the
+probabilities are those with it.
 
 Answers are noted batch by batch in a hidden file beside the table, so that an interrupted call goes on where it stopped; the table
 appears whole, at the end. At most two batches of pictures are in memory.
@@ -26,10 +27,15 @@ from torch import Tensor
 from groundup.basis.errors import UsageError, listed
 from groundup.basis.files import whole_file
 from groundup.data.decode import UnreadableImage, decode_threads
-from groundup.runs.load import Classifier
+from groundup.runs.load import READABLE, Classifier
 
 FORMATS = (".csv", ".parquet")
 _FORMAT_VERSION = 1
+# Endings of pictures that Pillow does not read, or of which it reads a small preview; a plug-in of Pillow may read some of them.
+_OTHER_PICTURES = frozenset(
+    {".svg", ".svgz", ".heic", ".heif", ".hif", ".avif", ".jxl", ".psd", ".xcf", ".ai"}
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}  # of cameras
+)
 _BATCH = 64  # pictures per forward pass
 _ROWS = 10_000  # per row group of a Parquet file
 
@@ -48,7 +54,8 @@ class Predictions:
 
 
 def pictures_in(places: Sequence[Path]) -> list[Path]:
-    """The pictures among `places`: files as they are, of a folder those below it with the name of a picture, sorted.
+    """The pictures among `places`: files as they are, of a folder those below it with the name of a picture, sorted. Pictures of
+    kinds that are not read are among them: the table says so of each.
 
     UsageError if a place does not exist, or a folder has no picture.
     """
@@ -60,7 +67,8 @@ def pictures_in(places: Sequence[Path]) -> list[Path]:
             continue
         if not place.is_dir():
             raise UsageError(f"{place}: there is no such file or folder")
-        below = sorted(path for path in place.rglob("*") if path.suffix.lower() in Image.EXTENSION and path.is_file())
+        named_so = Image.EXTENSION.keys() | _OTHER_PICTURES
+        below = sorted(path for path in place.rglob("*") if path.suffix.lower() in named_so and path.is_file())
         if not below:
             raise UsageError(f"{place}: has no pictures; looked for names that end in .jpg, .png and the like")
         found += below
@@ -79,7 +87,7 @@ def predict_into(
     """Write the `top` most probable classes of every picture to `table`, or go on with that.
 
     `check` may raise between batches: the same call goes on later. `progress(done, total)` counts pictures. UsageError if the table
-    exists, or was begun with another network or another `top`.
+    exists, or was begun with another network, temperature or `top`.
     """
     if table.suffix.lower() not in FORMATS:
         raise UsageError(f"--out {str(table)!r}: ends in {table.suffix!r}; allowed: {listed(FORMATS)}")
@@ -132,6 +140,8 @@ def _answers(
     """The rows of a batch at a time; the next batch is decoded while the network is at work."""
 
     def prepared(picture: Path) -> Tensor | str:
+        if (kind := picture.suffix.lower()) in _OTHER_PICTURES - Image.EXTENSION.keys():
+            return f"{kind} is not read; {READABLE}"
         try:
             return classifier.prepare(picture)
         except UnreadableImage as error:
@@ -180,7 +190,10 @@ def _noted(notes: Path, header: Row, table: Path) -> set[str]:
     except (ValueError, KeyError, TypeError):  # a power cut may leave anything
         raise UsageError(f"--out {str(table)!r}: the notes of an earlier call are damaged", hint=begin_again) from None
     if known != header:
-        raise UsageError(f"--out {str(table)!r}: was begun with another network or another --top", hint=begin_again)
+        raise UsageError(
+            f"--out {str(table)!r}: was begun with another network, another temperature or another --top",
+            hint=begin_again,
+        )
     if len(whole) < len(content):
         with open(notes, "rb+") as file:
             file.truncate(len(whole))
@@ -228,11 +241,8 @@ def _write_parquet(path: Path, rows: Iterator[Row], columns: list[str]) -> None:
 
 def _fingerprint(classifier: Classifier) -> str:
     """A hash of everything that an answer depends on but the picture."""
-    digest = hashlib.sha256(
-        json.dumps(
-            [classifier.classes, classifier.image_size, classifier.resize, classifier.mean, classifier.std]
-        ).encode()
-    )
+    prepared = [classifier.classes, classifier.image_size, classifier.resize, classifier.mean, classifier.std]
+    digest = hashlib.sha256(json.dumps([*prepared, classifier.temperature]).encode())
     for name, tensor in sorted(classifier.model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

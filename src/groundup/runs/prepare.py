@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +16,7 @@ from groundup.basis.interruption import StopRequest
 from groundup.data import DataSettings, ImageSet, MemoryLoader, Splits, load_splits, some_positions, windowed_order
 from groundup.evaluation import TTA, collect_logits, nll, top_k
 from groundup.models import build_model, forward_flops
-from groundup.preflight import Subject, check_essentials, timetable
+from groundup.preflight import Subject, check_essentials, refuse_lone_images, timetable
 from groundup.recipe import Recipe
 from groundup.runs.from_disk import decodes_batches, training_loader, without_cuts
 from groundup.tracking import Tracker
@@ -37,6 +38,8 @@ from groundup.training import (
     gradients_of,
     share_of,
 )
+
+AtOnce = Callable[[Callable[[], None]], None]
 
 # Images that data-dependent initial weights (a whitening stem) may look at.
 _FIRST_LOOK = 5000 * 32 * 32  # pixels
@@ -120,8 +123,8 @@ def make_plan(recipe: Recipe, splits: Splits) -> Plan:
     return Plan(recipe, splits, order, clock, live, rates)
 
 
-def subject_with(plan: Plan, network: nn.Module) -> Subject:
-    """What the static checks look at, of a plan and its network."""
+def subject_with(plan: Plan, network: nn.Module, processes: int = 1) -> Subject:
+    """What the static checks look at, of a plan, its network, and how many processes train together."""
     splits = plan.splits
     labels = torch.from_numpy(splits.train.labels)
     return Subject(
@@ -135,6 +138,7 @@ def subject_with(plan: Plan, network: nn.Module) -> Subject:
         labels=labels,
         network=network,
         splits=splits,
+        processes=processes,
     )
 
 
@@ -219,10 +223,16 @@ class SharedSplit:
 
 
 def build_job(
-    plan: Plan, engine: Engine, model: nn.Module, check: Callable[[], None], world: World | None = None
+    plan: Plan,
+    engine: Engine,
+    model: nn.Module,
+    check: Callable[[], None],
+    world: World | None = None,
+    at_once: AtOnce | None = None,
 ) -> tuple[Job, TrainingState]:
     """The job and its state before the first step. With a compiled engine, compiled and eager are compared here. `world`: the
-    processes that train together; `check` is then one that they make together."""
+    processes that train together; `check` is then one that they make together. `at_once`: does the compiling, and may stop in the
+    middle of it (see `StopRequest.at_once`)."""
     world = world or World()
     recipe, splits, device = plan.recipe, plan.splits, engine.torch_device
     mean, std = constants(recipe)
@@ -236,7 +246,7 @@ def build_job(
         shapes = [augment.normalize(sample, mean, std, size) for size in plan.live.resolutions()]
         # Processes may differ in how far they get there, so their checks would not meet.
         alone = check if world.size == 1 else lambda: None
-        engine, forward = _compiled_if_it_agrees(recipe, model, engine, shapes, alone)
+        engine, forward = _compiled_if_it_agrees(recipe, model, engine, shapes, alone, at_once or (lambda work: work()))
         if not world.all_agree(engine.compiled) and engine.compiled:
             engine, forward = replace(engine, compiled=False, why="eager: compiling failed in another process"), model
     job = Job(
@@ -289,7 +299,7 @@ def reports_average(recipe: Recipe) -> bool:
 def clean_images(recipe: Recipe, loader: MemoryLoader) -> Iterator[Tensor]:
     """Normalised training images as evaluation sees them, fixed by the seed: float32 (B, 3, S, S), batch after batch."""
     mean, std = constants(recipe)
-    size = recipe.evaluate.batch_size
+    size = max(2, recipe.evaluate.batch_size)
     shown = loader.some(NORM_BATCHES * size, recipe.seed, "norm statistics")
     for chunk in shown.split(size):
         if len(chunk) > 1 or len(shown) == 1:  # one image alone has no spread
@@ -297,15 +307,15 @@ def clean_images(recipe: Recipe, loader: MemoryLoader) -> Iterator[Tensor]:
 
 
 def _compiled_if_it_agrees(
-    recipe: Recipe, model: nn.Module, engine: Engine, shapes: list[Tensor], check: Callable[[], None]
+    recipe: Recipe, model: nn.Module, engine: Engine, shapes: list[Tensor], check: Callable[[], None], at_once: AtOnce
 ) -> tuple[Engine, Callable[[Tensor], Tensor]]:
     """The compiled network, compared with the eager one on a batch per input size. Where the recipe left it to us to compile, a
-    difference means to go on eager and to say why; where it asked for it, GroundupError."""
+    failure or a difference means to go on eager and to say why; where it asked for it, GroundupError."""
     compiled = compile_network(model)
     try:
         for images in shapes:
             check()
-            check_agreement(model, compiled, [images], engine)
+            at_once(partial(check_agreement, model, compiled, [images], engine))
     except GroundupError as error:
         if recipe.train.compile == "always":
             raise
@@ -341,4 +351,6 @@ def first_job(plan: Plan, check: Callable[[], None], own: nn.Module | None = Non
     folder. `own`: a network in place of the recipe's. The engine is active from here on."""
     engine = choose_engine(plan.recipe.train, plan.clock.total_steps)
     engine.activate()
-    return build_job(plan, engine, build_network(plan, engine, own), check)
+    network = build_network(plan, engine, own)
+    refuse_lone_images(subject_with(plan, network))
+    return build_job(plan, engine, network, check)

@@ -231,10 +231,21 @@ def _shapes_of(recipe: Recipe, classes: int) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
 
 
+def own_in(folder: Path) -> dict[str, str]:
+    """What a publication was trained with in place of its recipe's: from its summary, or, as long as the run is not finished, from
+    its environment."""
+    own = (summary_in(folder) or _mapping(folder / "environment.json")).get("own")
+    return own if isinstance(own, dict) else {}
+
+
 def summary_in(folder: Path) -> dict[str, Any]:
     """summary.json of a publication, empty if it has none that can be read: nothing that is needed to load depends on it."""
+    return _mapping(folder / "summary.json")
+
+
+def _mapping(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(small_text(folder / "summary.json"))
+        values = json.loads(small_text(file))
         return values if isinstance(values, dict) else {}
     except (GroundupError, ValueError, RecursionError):
         return {}

@@ -6,12 +6,13 @@ from groundup.basis.interruption import StopRequest
 from groundup.evaluation import Evaluation
 from groundup.models import count_parameters, forward_flops
 from groundup.runs.folder import RunFolder
-from groundup.runs.load import chosen_checkpoint
 from groundup.runs.prepare import Plan, SharedSplit
+from groundup.runs.reported import chosen_checkpoint
 from groundup.training import AVERAGE, MODEL, Job, TrainingState, load_weights
 from groundup.version import __version__
 
 FORMAT_VERSION = 1
+_FALLEN_BACK = "before its average had a sample: the trained weights are reported"
 
 
 def summarize(
@@ -74,7 +75,7 @@ def summarize(
 def _without_average(state: TrainingState) -> list[str]:
     if not state.reports_average or state.averaged:
         return []
-    return [f"the run ended at step {state.step}, before its average had a sample: the trained weights are reported"]
+    return [f"the run ended at step {state.step}, {_FALLEN_BACK}"]
 
 
 def uses_selection(plan: Plan) -> bool:
@@ -98,13 +99,26 @@ def selected_on(plan: Plan, state: TrainingState) -> str:
     return f"{chosen}; {' and '.join(followed)} followed {split}" if followed else chosen
 
 
+def result_record(summary: dict[str, Any]) -> dict[str, Any]:
+    """The result as trackers are told it."""
+    return {
+        "step": summary["steps"],
+        "test_loss": summary["nll"],
+        "test_top1": summary["top1"],
+        "test_top5": summary["top5"],
+    }
+
+
 def result_line(summary: dict[str, Any]) -> str:
-    """The result in one line, with its interval, what it was reported on and what it cost."""
+    """The result in one line, with its interval, what it was reported on, how the run ended before its length, if it did, and what
+    it cost."""
     low, high = summary["top1_interval"]
+    ended = f"ended at step {summary['steps']} ({summary['ended']}); " if summary["ended"] else ""
+    fallen_back = next((f"{note}; " for note in summary["notes"] if note.endswith(_FALLEN_BACK)), "")
     return (
         f"{summary['reported_on']} top-1 {summary['top1']:.2%} "
         f"(95% interval {low:.2%} to {high:.2%}, {summary['images']:,} images), "
-        f"top-5 {summary['top5']:.2%}; selected on {summary['selected_on']}; "
+        f"top-5 {summary['top5']:.2%}; selected on {summary['selected_on']}; {ended}{fallen_back}"
         f"{'OPTIMISTIC: the test split was used to choose; ' if summary['optimistic'] else ''}"
         f"{summary['pflop']:.3g} PFLOP, {summary['seconds']:.0f} s, {summary['images_per_second'] or 0:,.0f} images/s"
     )

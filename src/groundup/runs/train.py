@@ -14,12 +14,12 @@ from groundup.basis.files import write_json
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.basis.machine import out_of_memory
 from groundup.data import Splits
-from groundup.preflight import CODES, static_findings, stops_a_run, without_ignored
+from groundup.preflight import CODES, refuse_lone_images, static_findings, stops_a_run, without_ignored
 from groundup.recipe import Recipe, load_recipe
 from groundup.runs.card.writing import write_card
 from groundup.runs.cost.batch_size import with_batch_size
 from groundup.runs.folder import RunFolder, discard_if_unused, open_run_folder, without_home
-from groundup.runs.load import describe_classifier, reported_weights_are_whole
+from groundup.runs.load import describe_classifier
 from groundup.runs.mirror.places import is_address
 from groundup.runs.mirror.restore import from_own_mirror, run_from_mirror
 from groundup.runs.mirror.sending import mirrored
@@ -35,9 +35,17 @@ from groundup.runs.prepare import (
     told_in_tenths,
     with_measured_constants,
 )
+from groundup.runs.reported import reported_weights_are_whole
 from groundup.runs.restarts import new_or_own_folder
-from groundup.runs.summary import summarize
-from groundup.runs.unchanged import begun, beside_state, engine_of_all, refuse_different_data, same_engine
+from groundup.runs.summary import result_record, summarize
+from groundup.runs.unchanged import (
+    begun,
+    beside_state,
+    engine_of_all,
+    refuse_changed_result,
+    refuse_different_data,
+    same_engine,
+)
 from groundup.tracking import MetricsFile, TensorBoardTracker, TerminalTracker, Tracker, Trackers, WandbTracker
 from groundup.training import (
     Job,
@@ -45,6 +53,7 @@ from groundup.training import (
     TrainingState,
     World,
     choose_engine,
+    hardware_for,
     load_checkpoint,
     together,
 )
@@ -144,8 +153,11 @@ def _of_main(terminal: Tracker | None, world: World) -> Tracker:
 
 
 def _result_of(folder: RunFolder) -> dict[str, Any] | None:
-    """The summary of a finished run whose weights are whole."""
-    return summary if (summary := folder.summary()) and reported_weights_are_whole(folder) else None
+    """The summary of a finished run whose weights are whole. UsageError if its recipe has been changed since."""
+    if not (summary := folder.summary()) or not reported_weights_are_whole(folder):
+        return None
+    refuse_changed_result(folder)
+    return summary
 
 
 def _local(run: Path | str, into: Path | str | None, from_mirror: bool, say: Callable[[str], None]) -> Path:
@@ -183,6 +195,7 @@ def _prepare_and_train(
     folder: RunFolder, own: Own, stop: StopRequest, terminal: Tracker, world: World, opens: bool
 ) -> Run:
     recipe = world.from_main(folder.recipe)
+    hardware_for(recipe.train, world)  # refused here, and not after minutes of decoding
     splits = own.splits or open_data(recipe, stop, told_in_tenths(terminal, recipe.data))
     for note in splits.notes:
         terminal.message(f"data: {note}")
@@ -195,13 +208,16 @@ def _prepare_and_train(
         engine = same_engine(saved, engine, terminal)
     engine.activate()
     network = build_network(plan, engine, own.model)
+    refuse_lone_images(subject_with(plan, network, world.size))
     if opens:
-        world.from_main(lambda: _open(plan, network, terminal))
+        world.from_main(lambda: _open(plan, network, terminal, world.size))
     world.start(engine.torch_device, recipe.train.collective_timeout)
     asked, stop = stop, world.stop(stop)
     synchronize_norms(plan, network, world)
-    job, state = build_job(plan, engine, network, stop.check, world)  # which may have decided against compiling
-    with mirrored(folder, plan, terminal.message, asked) if world.is_main else nullcontext() as on_saved:
+    # Of several processes none leaves the others alone in the middle of compiling: they stop together after it.
+    at_once = None if world.is_shared else asked.at_once
+    job, state = build_job(plan, engine, network, stop.check, world, at_once)  # may have decided against compiling
+    with mirrored(folder, plan, terminal.message, asked, own.pictures) if world.is_main else nullcontext() as on_saved:
         try:
             return _train_with(folder, plan, job, state, checkpoint, own, stop, terminal, on_saved)
         except NonFiniteLoss as error:
@@ -222,9 +238,9 @@ def _complete(recipe: Recipe, splits: Splits, own: Own, terminal: Tracker) -> Re
     return with_batch_size(with_measured_constants(recipe, splits), splits, terminal.message, own=own.model)
 
 
-def _open(plan: Plan, network: nn.Module, terminal: Tracker) -> None:
+def _open(plan: Plan, network: nn.Module, terminal: Tracker, processes: int) -> None:
     """The checks that need no image. UsageError for an error that nobody asked for; the rest that matters is a line each."""
-    found, _ = without_ignored(static_findings(subject_with(plan, network)), plan.recipe.check.ignore)
+    found, _ = without_ignored(static_findings(subject_with(plan, network, processes)), plan.recipe.check.ignore)
     if errors := [finding for finding in found if stops_a_run(finding)]:
         said = "\n".join(f"{finding.code} {CODES[finding.code].title}: {finding.saw}" for finding in errors)
         mends = [finding.mend for finding in errors if finding.mend]
@@ -257,15 +273,19 @@ def _train_with(
     store = folder.store(recipe.checkpoint.keep, _keep_every(plan), beside_state(recipe, plan.splits))
     store = replace(store, on_saved=on_saved)
     try:
-        run_loop(job, state, store, trackers, stop)
+        try:
+            run_loop(job, state, store, trackers, stop)
+        finally:
+            job.data.close()
+            if world.is_main and own.pictures:
+                _draw_curves(folder, recipe, terminal)
+            if world.is_main and folder.curves_picture.exists():
+                trackers.image("training_curves", folder.curves_picture, state.step)
+        summary = summarize(folder, plan, job, state, stop, own.names())
+        if world.is_main:
+            trackers.result(result_record(summary))
     finally:
-        job.data.close()
-        if world.is_main and own.pictures:
-            _draw_curves(folder, recipe, terminal)
-        if world.is_main and folder.curves_picture.exists():
-            trackers.image("training_curves", folder.curves_picture, state.step)
         trackers.close()
-    summary = summarize(folder, plan, job, state, stop, own.names())
     if world.is_main:
         write_card(folder, recipe, summary)
         write_json(folder.summary_file, summary)

@@ -10,8 +10,8 @@ from groundup.data import Splits
 from groundup.recipe import Recipe, validate
 from groundup.runs.folder import RunFolder
 from groundup.runs.identity import differences, what_decides
-from groundup.runs.load import damaged_best
 from groundup.runs.prepare import Plan
+from groundup.runs.reported import damaged_best
 from groundup.tracking import Tracker
 from groundup.training import Engine, World, read_state
 
@@ -29,6 +29,14 @@ def begun(folder: RunFolder, plan: Plan, terminal: Tracker) -> tuple[Path | None
     _refuse_changes(folder, recipe, saved["recipe"])
     _refuse_other_data(folder, plan.splits, saved.get("data"))
     return checkpoint, Engine(**saved["engine"])
+
+
+def refuse_changed_result(folder: RunFolder) -> None:
+    """UsageError if the recipe of a finished run is no longer the one that its newest whole checkpoint was made with."""
+    recipe = folder.recipe()
+    checkpoint = folder.store(recipe.checkpoint.keep).newest_whole(lambda damaged: None)
+    if checkpoint is not None:
+        _refuse_changes(folder, recipe, read_state(checkpoint)["recipe"])
 
 
 def refuse_different_data(world: World, splits: Splits) -> None:

@@ -1,32 +1,15 @@
-"""A repository of models on the Hugging Face Hub: looking at it, and changing it in one commit.
+"""A repository of models on the Hugging Face Hub: what it needs, and changing it in one commit.
 
 Everything goes through the Hub's own client, which finds the token (HF_TOKEN, or its login) by itself. Nothing here
 reads, keeps or prints one.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from groundup.basis.errors import GroundupError, UsageError
+from groundup.basis.errors import UsageError
 from groundup.basis.hub import HubRepo, endpoint, hub_errors
-from groundup.runs.publication import MANIFEST, Manifest, read_manifest
-from groundup.ship.contents import Changes, Content, Present
-
-MAIN = "main"
-
-
-@dataclass(frozen=True)
-class Remote:
-    """A branch of a repository. head: its commit, None without a repository; branch: whether it has this branch;
-    private: whether only
-    its owner sees it."""
-
-    head: str | None = None
-    branch: bool = False
-    private: bool | None = None
-    files: Mapping[str, Present] = field(default_factory=dict)
-    manifest: Manifest | None = None
+from groundup.runs.contents import Changes, Content
+from groundup.runs.repository import MAIN, Remote, client
 
 
 def require_token() -> None:
@@ -38,42 +21,6 @@ def require_token() -> None:
             "publishing to the Hub needs a token",
             hint="`hf auth login`, or HF_TOKEN; one that may write is made at https://huggingface.co/settings/tokens",
         )
-
-
-def look(repo: HubRepo) -> Remote:
-    """What is there now. A branch that does not exist yet is described by the main branch, from which it will start."""
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    api = _api()
-    branch = repo.revision or MAIN
-    with hub_errors(f"looking at {repo}"):
-        exists = True
-        try:
-            info = api.model_info(repo.name, revision=branch)
-        except RevisionNotFoundError:
-            exists = False
-            info = api.model_info(repo.name)
-        except RepositoryNotFoundError:
-            return Remote()
-        entries = list(api.list_repo_tree(repo.name, recursive=True, revision=info.sha))
-    files = {entry.path: _present(entry) for entry in entries if hasattr(entry, "blob_id")}
-    manifest = _manifest(repo, info.sha) if MANIFEST in files else None
-    return Remote(info.sha, exists, info.private, files, manifest)
-
-
-def _present(entry: Any) -> Present:
-    if entry.lfs is not None:
-        return Present(entry.size, sha256=entry.lfs.sha256)
-    return Present(entry.size, blob=entry.blob_id)
-
-
-def _manifest(repo: HubRepo, head: str) -> Manifest | None:
-    from huggingface_hub import hf_hub_download
-
-    with hub_errors(f"looking at {repo}"):
-        path = hf_hub_download(repo.name, MANIFEST, revision=head, endpoint=endpoint(), library_name="groundup")
-    with open(path, encoding="utf-8", errors="replace") as stream:
-        return read_manifest(stream.read(16 << 20), str(repo))
 
 
 def require_privacy(repo: HubRepo, remote: Remote, private: bool) -> None:
@@ -90,7 +37,7 @@ def commit(repo: HubRepo, remote: Remote, changes: Changes, message: str, privat
     the Hub."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    api = _api()
+    api = client()
     wanted = {content.name: content for content in changes.contents if content.name in changes.send}
     with hub_errors(f"publishing to {repo}"):
         if remote.head is None:
@@ -122,11 +69,3 @@ def address(repo: HubRepo) -> str:
     """Where a person finds the repository."""
     place = f"{(endpoint() or 'https://huggingface.co').rstrip('/')}/{repo.name}"
     return f"{place}/tree/{repo.revision}" if repo.revision else place
-
-
-def _api() -> Any:
-    try:
-        from huggingface_hub import HfApi
-    except ImportError as error:
-        raise GroundupError(f"huggingface_hub: {error}", hint="pip install groundup") from None
-    return HfApi(endpoint=endpoint(), library_name="groundup")

@@ -1,16 +1,18 @@
 """Publishing a finished run: to a repository of the Hugging Face Hub in one commit, or to a folder that appears whole.
 
-What is published can be loaded by `groundup.load`; the run folder is not changed. Only what differs is sent, and
-nothing that groundup did not write is changed or removed.
+What is published can be loaded by `groundup.load`; the run folder is not changed. Only what differs is sent, and nothing that
+groundup did not write, or that was changed there, is overwritten or removed. The repository that mirrors the run becomes its
+publication; its checkpoints stay.
 """
 
 import glob
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,14 @@ from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.files import fsync_folder
 from groundup.basis.hub import HubRepo, is_hub, is_revision, parse_hub
 from groundup.recipe import Recipe
+from groundup.runs.contents import Changes, Content, Present, There, changes, gather, may_be_ours
 from groundup.runs.folder import RunFolder, open_run_folder
-from groundup.runs.load import chosen_checkpoint, reported_weights
+from groundup.runs.identity import changes_between, identity_of, told
+from groundup.runs.mirror.files import AT_THE_END, CLAIM, SMALL
 from groundup.runs.publication import MANIFEST, is_publication, manifest_of, read_described, require_fitting
+from groundup.runs.reported import chosen_checkpoint, reported_weights
+from groundup.runs.repository import Remote, look
 from groundup.ship import hub
-from groundup.ship.contents import CARD, Changes, Content, Present, changes, gather
 
 _OLD = ".old"
 
@@ -57,7 +62,7 @@ class Published:
             *(f"note: {note}" for note in self.notes),
             f"{verb} {count} of {len(self.files)} files, {size_text(total)}",
             self.url or self.to,
-            f"load it: groundup.load({self.to!r})",
+            *([] if self.dry_run else [f"load it: groundup.load({self.to!r})"]),
         ]
 
 
@@ -82,23 +87,53 @@ def publish(
     if repo is not None and not dry_run:
         hub.require_token()
     described = read_described(folder.classifier_file)
-    contents = gather(folder, weights, summary, include, None if repo is None else str(repo))
     names = (recipe.name, described.classes)
     if repo is None:
         target = Path(to).resolve()  # a link keeps pointing there
         _require_outside(target, folder.path)
         if not dry_run:
             _put_back(target)
-        planned = _changes_in(target, contents, *names)
+        there = _there(target, include)
+        planned = changes(gather(folder, weights, summary, include, None, there), there, *names)
         if not dry_run:
             _write_folder(target, planned)
         return _published(str(to), planned, None, dry_run)
-    remote = hub.look(repo)
+    remote, unknown = _looked_at(repo, dry_run)
     hub.require_privacy(repo, remote, private)
-    planned = changes(contents, remote.files, remote.manifest, *names, str(repo))
+    mirrors = _mirrors(remote, recipe, described.data)
+    there = remote.there_of_mirror((*SMALL, *AT_THE_END)) if mirrors else remote.there()
+    planned = changes(gather(folder, weights, summary, include, str(repo), there), there, *names)
+    planned = replace(planned, notes=(*planned.notes, *unknown))
     message = f"{recipe.name}: {summary['top1']:.2%} top-1 on {summary['reported_on']}"
     url = hub.address(repo) if dry_run else hub.commit(repo, remote, planned, message, private)
     return _published(str(repo), planned, url, dry_run)
+
+
+def _looked_at(repo: HubRepo, dry_run: bool) -> tuple[Remote, tuple[str, ...]]:
+    """The repository as it is. A dry run that cannot see it takes it for empty, and says so."""
+    try:
+        return look(repo), ()
+    except UsageError:
+        raise
+    except GroundupError as error:
+        if not dry_run:
+            raise
+        return Remote(repo), (f"what is at {repo} already is not known, so every file is listed: {error.message}",)
+
+
+def _mirrors(remote: Remote, recipe: Recipe, data: str | None) -> bool:
+    """Whether the repository is the mirror of this very run. UsageError if another run is mirrored there."""
+    if CLAIM not in remote.files:
+        return False
+    try:
+        differences = changes_between(json.loads(remote.read(CLAIM)), identity_of(recipe, data))
+    except (ValueError, KeyError, TypeError):
+        return False  # a file of that name, of somebody else
+    if differences:
+        raise UsageError(
+            f"{remote.repo}: is the mirror of another run: {told(differences)}", hint="publish under another name"
+        )
+    return True
 
 
 def _finished(run: Path | str) -> tuple[RunFolder, Recipe, dict[str, Any], Path]:
@@ -155,26 +190,28 @@ def _published(to: str, planned: Changes, url: str | None, dry_run: bool) -> Pub
     return Published(to, files, planned.remove, planned.notes, url, dry_run)
 
 
-def _changes_in(target: Path, contents: Sequence[Content], recipe: str, classes: Sequence[str]) -> Changes:
-    """What there is to do in a folder. UsageError unless it is missing, empty, or an earlier publication."""
+def _there(target: Path, extras: Sequence[str]) -> There:
+    """What lies in a folder. UsageError unless it is missing, empty, or an earlier publication."""
     if target.exists() and not target.is_dir():
         raise UsageError(f"--to {target}: is a file", hint="name a folder")
     if not target.exists() or not any(target.iterdir()):
-        return changes(contents, {}, None, recipe, classes, str(target))
+        return There(str(target))
     earlier = manifest_of(target)
     if earlier is None:
         raise UsageError(
             f"--to {target}: exists, and is not an earlier publication of groundup (it has no valid {MANIFEST})",
             hint="name a new folder; nothing there was touched",
         )
-    names = {*earlier.files, *(content.name for content in contents), CARD, MANIFEST}
+    places = [target.glob("*"), *((target / extra).rglob("*") for extra in extras)]
+    found = {file.relative_to(target).as_posix() for place in places for file in place}
+    names = {*earlier.files, *(name for name in found if may_be_ours(name, extras))}
     present = {
         name: Present(content.entry.size, sha256=content.entry.sha256)
-        for name in names
+        for name in sorted(names)
         if _inside(name) and (target / name).is_file()
         for content in [Content(name, target / name)]
     }
-    return changes(contents, present, earlier, recipe, classes, str(target))
+    return There(str(target), present, earlier, lambda name: (target / name).read_bytes())
 
 
 def _inside(name: str) -> bool:

@@ -10,6 +10,9 @@ dictionaries of numbers, strings and None:
   `images_per_second`, and any other live setting (`momentum`, `resolution` ...).
 - `evaluation(record)`: one line of metrics.jsonl: `step`, `epoch`, `lr`, `train_loss`, `train_top1`, `validation_loss`,
   `validation_top1`, `images_per_second`, `seconds` ...
+- `result(record)`: once, after the test split has been read at the end: `step`, `test_loss`, `test_top1`, `test_top5`.
+
+`mixed`, in records of steps and evaluations: the share of images that are mixed; above 0 the training accuracy is a weighted one.
 
 `step` counts finished optimizer updates. Accuracies are fractions in [0, 1].
 """
@@ -39,6 +42,9 @@ class Tracker:
 
     def evaluation(self, record: Record) -> None:
         """What an evaluation showed."""
+
+    def result(self, record: Record) -> None:
+        """What the finished run shows on the test split."""
 
     def image(self, name: str, picture: Picture, step: int) -> None:
         """A picture worth keeping."""
@@ -76,6 +82,9 @@ class Trackers(Tracker):
 
     def evaluation(self, record: Record) -> None:
         self._tell(lambda member: member.evaluation(record))
+
+    def result(self, record: Record) -> None:
+        self._tell(lambda member: member.result(record))
 
     def image(self, name: str, picture: Picture, step: int) -> None:
         self._tell(lambda member: member.image(name, picture, step))

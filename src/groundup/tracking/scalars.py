@@ -1,8 +1,10 @@
 """What a number is called where it is drawn over the steps: the same in TensorBoard and in Weights & Biases.
 
 `train/loss`, `train/top1`, `speed/images_per_second` and `live/lr`, `live/momentum` ... from steps; `validation/...`,
-`average_validation/...`, `test/...`, `train_mean/...` (the mean since the last evaluation) and `evaluation/...` (what has no split)
-from evaluations. In a run that chooses on the test split, `validation` is called `test_optimistic`.
+`average_validation/...`, `train_mean/...` (the mean since the last evaluation) and `evaluation/...` (what has no split) from
+evaluations; `test/...` once, from the result. In a run that chooses on the test split, `validation` is called `test_optimistic`.
+While images are mixed the training accuracy counts shares of labels: it is then called `top1_mixed`, and never drawn into one
+curve with the plain one.
 """
 
 import contextlib
@@ -30,7 +32,7 @@ class ScalarNames:
         numbers = _numbers(record)
         live = [key for key in numbers if key not in (*_TRAIN, "images_per_second")]
         self._live.update(live)
-        named = {f"train/{key}": numbers[key] for key in _TRAIN if key in numbers}
+        named = {f"train/{_labelled(key, record)}": numbers[key] for key in _TRAIN if key in numbers}
         if "images_per_second" in numbers:
             named["speed/images_per_second"] = numbers["images_per_second"]
         return named | {f"live/{key}": numbers[key] for key in live}
@@ -44,10 +46,19 @@ class ScalarNames:
                 name = _GROUPS[group]
                 if record.get("validation_is_test"):
                     name = name.replace("validation", "test_optimistic")
-                named[f"{name}/{rest}"] = number
+                named[f"{name}/{_labelled(rest, record) if group == 'train' else rest}"] = number
             elif key not in self._live and key != "images_per_second":
                 named[f"evaluation/{key}"] = number
         return named
+
+
+def is_mixed(record: Record) -> bool:
+    """Whether images were mixed in what a record of training shows."""
+    return bool(record.get("mixed"))
+
+
+def _labelled(key: str, record: Record) -> str:
+    return "top1_mixed" if key == "top1" and is_mixed(record) else key
 
 
 def _numbers(record: Record) -> dict[str, float]:

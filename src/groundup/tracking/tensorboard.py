@@ -2,8 +2,8 @@
 
 The usual writers put the host and the process id into the file name. Here records go, through tensorboard's own record
 writer, into `events.out.tfevents.NNNNNNNNNN.groundup`, NNNNNNNNNN counting the times the run was started: TensorBoard
-reads the files of a folder in the order of their names. Every record is handed to the system at once, so a killed
-process loses nothing that was written.
+reads the files of a folder in the order of their names. A thread of its own hands every record to the system at once, so
+that a slow or hung disk holds up no step, and a killed process loses only what that disk had not taken yet.
 
 The names of the scalars are those of `scalars.py`.
 """
@@ -15,16 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from groundup.basis.files import write_bytes
+from groundup.tracking.background import BackgroundWriter
 from groundup.tracking.base import Picture, Record, Tracker, as_png
 from groundup.tracking.scalars import ScalarNames
 
 _PATTERN = "events.out.tfevents.*.groundup"
+_CLOSING = 30.0  # seconds that a slow disk has to take what is still waiting
 
 
 class TensorBoardTracker(Tracker):
-    """Writes to event files in `folder`. A resume gives its step as `purge_step`: what is there of later steps goes."""
+    """Writes to event files in `folder`. A resume gives its step as `purge_step`: what is there of later steps goes.
 
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+    `closing_seconds`: how long `close` waits for the disk; then GroundupError.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None = None, *, closing_seconds: float = _CLOSING) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.folder = Path(folder)
@@ -35,6 +40,8 @@ class TensorBoardTracker(Tracker):
         self._names = ScalarNames()
         self._stream = open(self._next_file(), "xb")  # noqa: SIM115 - lives as long as the tracker
         self._records = RecordWriter(self._stream)
+        self._closing_seconds = closing_seconds
+        self._writer: BackgroundWriter | None = BackgroundWriter("tensorboard", self._store, self._stream.close)
         self._write(file_version="brain.Event:2")
         if purge_step is not None:
             self._tell_running_boards(purge_step + 1)
@@ -52,6 +59,9 @@ class TensorBoardTracker(Tracker):
     def evaluation(self, record: Record) -> None:
         self._last_step = int(record["step"])
         self._scalars(self._names.evaluation(record))
+
+    def result(self, record: Record) -> None:
+        self.evaluation(record)
 
     def image(self, name: str, picture: Picture, step: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -83,7 +93,9 @@ class TensorBoardTracker(Tracker):
         self._scalars(dict(metrics))
 
     def close(self) -> None:
-        self._stream.close()
+        if self._writer:
+            writer, self._writer = self._writer, None
+            writer.finish(self._closing_seconds)
 
     def _next_file(self) -> Path:
         numbers = [int(path.name.split(".")[-2]) for path in self.folder.glob(_PATTERN)]
@@ -115,7 +127,12 @@ class TensorBoardTracker(Tracker):
     def _write(self, **fields: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
-        self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        if self._writer:
+            self._writer.put(Event(wall_time=time.time(), **fields).SerializeToString())
+
+    def _store(self, record: bytes) -> None:
+        """In the writing thread: hand `record` to the system."""
+        self._records.write(record)
         self._stream.flush()
 
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from groundup.tracking.base import Record, Tracker
+from groundup.tracking.scalars import is_mixed
 
 
 class TerminalTracker(Tracker):
@@ -142,12 +143,15 @@ def _live(bar: _Bar, console: Console) -> Live:
 
 def _measured(record: Record) -> str:
     """Loss, accuracy, learning rate and speed of a step, as far as they are there."""
-    shown = {"loss": "loss {:.3f}", "top1": "top-1 {:.1%}", "lr": "lr {:.3g}", "images_per_second": "{:,.0f} img/s"}
+    top1 = "top-1 (mixed) {:.1%}" if is_mixed(record) else "top-1 {:.1%}"
+    shown = {"loss": "loss {:.3f}", "top1": top1, "lr": "lr {:.3g}", "images_per_second": "{:,.0f} img/s"}
     return _joined(*(text.format(record[key]) for key, text in shown.items() if record.get(key) is not None))
 
 
 def _split_numbers(split: str, record: Record) -> str:
     named: dict[str, Any] = {key: record.get(f"{split}_{key}") for key in ("loss", "top1")}
+    if split == "train":
+        named["mixed"] = record.get("mixed")
     numbers = _measured(named)
     if record.get("validation_is_test"):
         split = split.replace("validation", "test (optimistic)")

@@ -20,23 +20,22 @@ import base64
 import contextlib
 import json
 import os
-import queue
 import secrets
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from groundup.basis.errors import GroundupError
 from groundup.basis.files import write_text
+from groundup.tracking.background import BackgroundWriter
 from groundup.tracking.base import Picture, Record, Tracker, as_png
 from groundup.tracking.scalars import ScalarNames
 
-_WAITING = 20_000  # lines that may wait for the process: a few MB, and minutes in which wandb does not answer
+_LAST_WORDS = 2.0  # seconds that a process whose pipe is broken is given to end
 _CLOSING = {"offline": 30.0, "online": 60.0}  # seconds to write out and, online, to send; wandb starts in them too
 
 
@@ -82,6 +81,9 @@ class WandbTracker(Tracker):
     def evaluation(self, record: Record) -> None:
         self._scalars(int(record["step"]), self._names.evaluation(record))
 
+    def result(self, record: Record) -> None:
+        self.evaluation(record)
+
     def image(self, name: str, picture: Picture, step: int) -> None:
         if self._process:
             self._process.send({"step": step, "picture": name, "png": base64.b64encode(as_png(picture)[0]).decode()})
@@ -112,27 +114,33 @@ class _Process:
                 env=_environment(self._scratch.name, offline=where["mode"] == "offline"),
                 start_new_session=True,  # Ctrl-C at the terminal is for the run alone
             )
-        assert self._process.stdin is not None
-        self._lines: queue.Queue[bytes | None] = queue.Queue(_WAITING)
-        feeding = (self._process.stdin, self._lines)
-        self._thread = threading.Thread(target=_feed, args=feeding, name="groundup-wandb", daemon=True)
-        self._thread.start()
+        pipe = self._process.stdin
+        assert pipe is not None
+
+        def feed(line: bytes) -> None:
+            pipe.write(line)
+            pipe.flush()
+
+        self._lines = BackgroundWriter("wandb", feed, pipe.close)
 
     def send(self, message: dict[str, Any]) -> None:
         """Never waits. GroundupError if the process has ended or takes nothing any more."""
         if self._process.poll() is not None:
             raise GroundupError(f"wandb ended: {self._last_words()}")
         try:
-            self._lines.put_nowait(json.dumps(message).encode() + b"\n")
-        except queue.Full:
-            raise GroundupError(f"wandb has not answered for {_WAITING} records") from None
+            self._lines.put(json.dumps(message).encode() + b"\n")
+        except OSError:  # the pipe is broken: the process is at its end, and may be about to say why
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LAST_WORDS)
+            raise GroundupError(f"wandb ended: {self._last_words()}") from None
 
     def finish(self, seconds: float) -> None:
         """Wait for the process to write out, at most that long. GroundupError if it failed or did not come to its end."""
         try:
-            with contextlib.suppress(queue.Full):
-                self._lines.put_nowait(b'{"close": true}\n')
-                self._lines.put_nowait(None)
+            with contextlib.suppress(GroundupError):
+                with contextlib.suppress(OSError):  # the process has ended, or is about to
+                    self._lines.put(b'{"close": true}\n')
+                self._lines.end()
                 self._process.wait(seconds)
             if self._process.poll() is None:
                 raise GroundupError(f"wandb takes nothing any more and was ended; {self._kept()}")
@@ -160,18 +168,9 @@ class _Process:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
         self._process.wait()
-        with contextlib.suppress(queue.Full):
-            self._lines.put_nowait(None)
-        self._thread.join()  # its pipe is broken now
+        self._lines.end()
+        self._lines.join()  # its pipe is broken now
         self._scratch.cleanup()
-
-
-def _feed(pipe: IO[bytes], lines: "queue.Queue[bytes | None]") -> None:
-    # An error means that the process has ended, which the next `send` or `finish` tells.
-    with contextlib.suppress(OSError), pipe:
-        while (line := lines.get()) is not None:
-            pipe.write(line)
-            pipe.flush()
 
 
 def _environment(scratch: str, *, offline: bool) -> dict[str, str]:

@@ -4,7 +4,7 @@ from groundup.training.average import AVERAGES, Average, AverageSettings, EMASet
 from groundup.training.checkpoint import AVERAGE, MODEL, CheckpointStore, load_checkpoint, load_weights, read_state
 from groundup.training.compiling import check_agreement, compile_network
 from groundup.training.distributed import LostProcess, World, job_id, share_of, together
-from groundup.training.engine import Engine, choose_engine
+from groundup.training.engine import Engine, choose_engine, hardware_for
 from groundup.training.gradients import check_equal_parts, gradients_of
 from groundup.training.live import LiveSchedule, LiveValues
 from groundup.training.loop import Job, train, train_step
@@ -54,6 +54,7 @@ __all__ = [
     "choose_engine",
     "compile_network",
     "gradients_of",
+    "hardware_for",
     "job_id",
     "load_checkpoint",
     "load_weights",

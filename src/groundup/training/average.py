@@ -47,6 +47,7 @@ from groundup.basis.duration import Clock, Duration
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.settings import Settings
 from groundup.evaluation import evaluation_mode
+from groundup.training.settings import Interval
 
 
 class NoAverage(Settings):
@@ -69,7 +70,7 @@ class EMASettings(Settings):
         True,
         description="Whether the decay is at most (1 + n) / (10 + n) after n samples, so that the start is forgotten.",
     )
-    every: Duration = Field(
+    every: Interval = Field(
         Duration(1, "step"), description="Time between samples, at most the run; the decay allows for it."
     )
     start: Duration = Field(Duration(0, "step"), description="When the average begins; before the end of the run.")
@@ -99,7 +100,7 @@ class SWASettings(Settings):
 
     name: Literal["swa"] = Field("swa", description="Stochastic weight averaging: plain mean of the weights.")
     start: Duration = Field(description="When the average, and `lr`, begin; before the end of the run.")
-    every: Duration = Field(Duration(1, "ep"), description="Time between samples, at most the run.")
+    every: Interval = Field(Duration(1, "ep"), description="Time between samples, at most the run.")
     lr: float | None = Field(
         None, gt=0, description="Constant learning rate from `start` on, above 0; null keeps the schedule."
     )

@@ -164,6 +164,8 @@ def _problem(folder: Path) -> str | None:
     """What is wrong with the files of a checkpoint, or None. A newer format is an error, not damage."""
     try:
         sums = json.loads((folder / "checksums.json").read_text())
+        if not isinstance(sums, dict):
+            return "checksums.json is not what groundup wrote"
         check_format(folder, sums.pop("format"))
         if not {MODEL, "state.pt"} <= sums.keys():
             return f"checksums.json names {', '.join(sums) or 'nothing'} alone"

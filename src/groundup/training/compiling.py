@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup.basis.errors import GroundupError
+from groundup.basis.machine import out_of_memory
 from groundup.training.engine import Engine
 
 # Relative to the largest value: rounding of one reduced-precision network pass, reordered by the compiler.
@@ -25,6 +26,7 @@ def compile_network(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def disagreement(model: nn.Module, compiled: Callable[[Tensor], Tensor], images: Tensor, engine: Engine) -> float:
     """Largest difference of logits and parameter gradients between eager and compiled, relative to the largest value; inf for NaN.
+    GroundupError if it does not compile.
 
     `images`: float (B, 3, S, S). Batch-norm statistics and gradients of `model` are left as they were.
     """
@@ -34,7 +36,7 @@ def disagreement(model: nn.Module, compiled: Callable[[Tensor], Tensor], images:
     for module, _ in dropouts:
         module.p = 0.0
     try:
-        expected, got = (_outcome(model, forward, images, engine) for forward in (model, compiled))
+        expected, got = _outcome(model, model, images, engine), _compiled_outcome(model, compiled, images, engine)
         return max(_relative(a, b) for a, b in zip(expected, got, strict=True))
     finally:
         for module, p in dropouts:
@@ -58,6 +60,22 @@ def _outcome(
     return logits.detach().float(), gradients
 
 
+def _compiled_outcome(
+    model: nn.Module, compiled: Callable[[Tensor], Tensor], images: Tensor, engine: Engine
+) -> tuple[Tensor, Tensor]:
+    """GroundupError for whatever compiling raises, from a missing C++ compiler to a fault in the compiler."""
+    try:
+        return _outcome(model, compiled, images, engine)
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise GroundupError(
+            f"train.compile: at {images.shape[-1]} px the network could not be compiled: {said}",
+            hint="set train.compile=never, or give torch.compile what it lacks: on a CPU a C++ compiler such as g++",
+        ) from error
+
+
 def _relative(a: Tensor, b: Tensor) -> float:
     if not (a.isfinite().all() and b.isfinite().all()):
         return float("inf")
@@ -67,7 +85,8 @@ def _relative(a: Tensor, b: Tensor) -> float:
 def check_agreement(
     model: nn.Module, compiled: Callable[[Tensor], Tensor], batches: list[Tensor], engine: Engine
 ) -> None:
-    """GroundupError if compiled and eager differ beyond `TOLERANCE` on any of `batches` (one per input size)."""
+    """GroundupError if it does not compile, or if compiled and eager differ beyond `TOLERANCE` on any of `batches` (one per input
+    size)."""
     for images in batches:
         found = disagreement(model, compiled, images, engine)
         if found > TOLERANCE[engine.precision]:

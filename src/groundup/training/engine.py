@@ -80,13 +80,7 @@ def choose_engine(settings: TrainSettings, total_steps: int, world: World | None
     """The engine for this machine; UsageError if the recipe asks for what the machine has not. `world`: the processes that train
     together; each takes a GPU of its own, or its share of the cores."""
     world = world or World()
-    device = _of_this_process(_device(settings.device), world)
-    if settings.sync_batch_norm and device.type != "cuda":
-        raise UsageError(
-            f"train.sync_batch_norm=true: torch synchronises batch norm on CUDA GPUs only, not on {device}; allowed here: false",
-            hint="set train.sync_batch_norm=false: each process then normalises by its own images",
-        )
-    precision, why_precision = _precision(settings.precision, device)
+    device, precision, why_precision = hardware_for(settings, world)
     compiled, why_compile = _compile(settings.compile, device, total_steps)
     why = f"{precision}: {why_precision}; {'compiled' if compiled else 'eager'}: {why_compile}"
     return Engine(
@@ -100,6 +94,18 @@ def choose_engine(settings: TrainSettings, total_steps: int, world: World | None
         world.size,
         None if not world.is_shared else "nccl" if device.type == "cuda" else "gloo",
     )
+
+
+def hardware_for(settings: TrainSettings, world: World) -> tuple[torch.device, Precision, str]:
+    """Device and precision of this process, and why; UsageError if the machine has not what the recipe asks for. Known before any
+    data is read."""
+    device = _of_this_process(_device(settings.device), world)
+    if settings.sync_batch_norm and device.type != "cuda":
+        raise UsageError(
+            f"train.sync_batch_norm=true: torch synchronises batch norm on CUDA GPUs only, not on {device}; allowed here: false",
+            hint="set train.sync_batch_norm=false: each process then normalises by its own images",
+        )
+    return device, *_precision(settings.precision, device)
 
 
 def _of_this_process(device: torch.device, world: World) -> torch.device:

@@ -23,6 +23,21 @@ class LiveValues:
     dropout: float | None = None
 
 
+def _refuse_twice(phases: Sequence[Phase], clock: Clock) -> None:
+    """Points that a short run merely rounds to one step are another matter: its recipe is right."""
+    seen: dict[tuple[float, str], int] = {}
+    for place, phase in enumerate(phases):
+        for key in phase.set.model_fields_set:
+            point = (round(clock.exact_steps(phase.start), 6), key)
+            if (earlier := seen.setdefault(point, place)) != place:
+                name = type(phase.set).model_fields[key].alias or key
+                raise UsageError(
+                    f"phases.{place}.from={str(phase.start)!r}: phases.{earlier}, from {phases[earlier].start}, begins at the same "
+                    f"step and sets {name} too, so that its value would never be in force; allowed: one value for a key",
+                    hint=f"remove {name} from one of the two, or let one begin later",
+                )
+
+
 @dataclass(frozen=True)
 class LiveSchedule:
     """The values before any phase, and the phases in the order in which they begin: (first step, changes)."""
@@ -32,9 +47,10 @@ class LiveSchedule:
 
     @classmethod
     def of(cls, base: LiveValues, phases: Sequence[Phase], clock: Clock) -> "LiveSchedule":
-        """UsageError if a phase begins at or after the end of the run."""
+        """UsageError if a phase begins at or after the end of the run, or where another one sets the same key."""
         changes = []
-        for place, phase in enumerate(phases):
+        _refuse_twice(phases, clock)
+        for place, phase in sorted(enumerate(phases), key=lambda numbered: clock.exact_steps(numbered[1].start)):
             step = clock.steps(phase.start)
             if step >= clock.total_steps:
                 raise UsageError(
@@ -43,7 +59,7 @@ class LiveSchedule:
                     hint="use a share of the run, such as 0.5dur, or a longer train.epochs",
                 )
             changes.append((step, {key: getattr(phase.set, key) for key in phase.set.model_fields_set - {"schedule"}}))
-        return cls(base, tuple(sorted(changes, key=lambda change: change[0])))
+        return cls(base, tuple(changes))
 
     def at(self, step: int) -> LiveValues:
         """The values for optimizer update number `step` (0-based)."""

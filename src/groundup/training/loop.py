@@ -98,6 +98,8 @@ def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trac
                 save(job, state, store)
                 saved = (state.step, state.evaluated_at)
             if state.step == job.clock.total_steps or state.ended:
+                if state.ended:
+                    trackers.message(f"ended at step {state.step} of {job.clock.total_steps}: {state.ended}")
                 return
             stop.check()
             started = time.perf_counter()

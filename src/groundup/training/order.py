@@ -25,7 +25,8 @@ class SampleOrder:
             raise UsageError(
                 f"train.batch_size={batch_size}: larger than the training split ({len(labels)} images); "
                 f"allowed: 1 to {len(labels)}",
-                hint=f"set train.batch_size={max(1, len(labels) // 10)}",
+                # A tenth, but not so few that batch norm has nothing to take its statistics from.
+                hint=f"set train.batch_size={min(len(labels), max(8, len(labels) // 10))}",
             )
         self._seed, self._batch_size, self._drop_last = seed, batch_size, drop_last
         self._count = len(labels)

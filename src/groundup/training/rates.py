@@ -37,12 +37,12 @@ class Rates:
     def of(cls, schedule: Schedule, phases: Sequence[Phase], clock: Clock, swa: SWASettings | None = None) -> "Rates":
         """Of a recipe whose phases begin inside the run (`LiveSchedule.of` checks that)."""
         parts = [Part(0, schedule, clock)]
-        for place, phase in enumerate(phases):
+        for place, phase in sorted(enumerate(phases), key=lambda numbered: clock.exact_steps(numbered[1].start)):
             if phase.set.schedule is not None:
                 first = clock.steps(phase.start)
                 rest = Clock(clock.steps_per_epoch, clock.total_steps - first)
                 parts.append(Part(first, phase.set.schedule, rest, f"phases.{place}.set.schedule"))
-        return cls(tuple(sorted(parts, key=lambda part: part.first)), clock, swa)
+        return cls(tuple(parts), clock, swa)
 
     def check(self) -> None:
         """UsageError if a schedule does not fit into its part of the run, or SWA's anneal does not know where to begin."""

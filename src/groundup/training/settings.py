@@ -4,6 +4,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -44,6 +45,16 @@ def _auto_or_number(value: Any, number: ValidatorFunctionWrapHandler) -> Any:
 
 # A number wherever steps are made: only the recipe that a person wrote says `auto` (`TrainSettings.finds_batch_size`).
 BatchSize = Annotated[PositiveInt, WrapValidator(_auto_or_number), PlainSerializer(lambda value: value)]
+
+
+def _not_zero(interval: Duration) -> Duration:
+    if interval.value == 0:
+        raise ValueError("an interval of no length; allowed: 1step or more, such as 1ep")
+    return interval
+
+
+# How often something is done. One that a short run rounds down to no step at all is one step.
+Interval = Annotated[Duration, AfterValidator(_not_zero)]
 
 
 class TrainSettings(Settings):
@@ -105,7 +116,7 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "TrainSettings":
         if not self.finds_batch_size and self.micro_batch is not None and self.micro_batch > self.batch_size:
-            raise ValueError(f"micro_batch {self.micro_batch} is larger than batch_size {self.batch_size}")
+            raise ValueError(f"micro_batch={self.micro_batch}: larger than batch_size={self.batch_size}")
         return self
 
 
@@ -165,7 +176,20 @@ class EarlyStop(Settings):
 
     metric: Metric = Field("validation_top1", description="What is watched; losses shall fall, accuracies rise.")
     patience: Duration = Field(description="How long the metric may fail to get better before the run ends.")
-    min_gain: float = Field(0.0, ge=0, description="What counts as better: a gain above this, in the metric's unit.")
+    min_gain: float = Field(
+        0.0,
+        ge=0,
+        description="What counts as better: a gain above this, in the metric's unit; of an accuracy a fraction below 1.",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_gained(self) -> "EarlyStop":
+        if self.metric.endswith("top1") and self.min_gain >= 1:
+            raise ValueError(
+                f"min_gain={self.min_gain:g}: {self.metric} is a fraction from 0 to 1, so that nothing would ever count as better; "
+                f"allowed: below 1; for {self.min_gain:g} points of percent write {self.min_gain / 100:g}"
+            )
+        return self
 
 
 class Target(Settings):
@@ -178,6 +202,10 @@ class Target(Settings):
     def _can_be_reached(self) -> "Target":
         if self.metric.endswith("top1") and not 0 < self.value <= 1:
             raise ValueError(f"value={self.value:g}: {self.metric} is a fraction, above 0 and at most 1, such as 0.73")
+        if self.metric.endswith("loss") and self.value == 0:
+            raise ValueError(
+                f"value=0: {self.metric} stays above 0 and would never reach it; allowed: above 0, such as 0.5"
+            )
         return self
 
 
@@ -197,7 +225,7 @@ class StopSettings(Settings):
 class EvaluateSettings(Settings):
     """When and how the model is evaluated during training. The test split is read once, after the last step."""
 
-    every: Duration = Field(
+    every: Interval = Field(
         Duration(1, "ep"),
         description="How often a line is written to metrics.jsonl, evaluating validation if there is one.",
     )
@@ -219,11 +247,11 @@ class EvaluateSettings(Settings):
 class CheckpointSettings(Settings):
     """When the state is saved, and how many checkpoints are kept."""
 
-    every: Duration = Field(Duration(1, "ep"), description="How often the state is saved; it always is at the end.")
+    every: Interval = Field(Duration(1, "ep"), description="How often the state is saved; it always is at the end.")
     keep: int = Field(
         2, ge=2, description="How many are kept. At least 2: if one is damaged the one before it is used."
     )
-    keep_every: Duration | None = Field(
+    keep_every: Interval | None = Field(
         None, description="Also keep, for good, the checkpoints at multiples of this; null: none."
     )
     mirror: str | None = Field(
@@ -232,7 +260,7 @@ class CheckpointSettings(Settings):
         "another URL that fsspec writes to; null: nowhere. Credentials come from the environment, never from here.",
     )
     mirror_keep: int = Field(2, ge=1, description="How many checkpoints the mirror keeps, besides the best.")
-    mirror_every: Duration | None = Field(
+    mirror_every: Interval | None = Field(
         None,
         description="At least so much training between two copies; null: every checkpoint. The last always is copied.",
     )

@@ -183,6 +183,13 @@ def test_accuracy_is_watched_for_a_rise():
     assert replay(plateau(metric="validation_top1"), [0.1 * k for k in range(1, 10)]) == [0.1] * 9
 
 
+def test_a_threshold_in_percent_of_an_accuracy_is_refused_and_of_a_loss_taken():
+    with pytest.raises(ValueError, match=r"threshold=50: validation_top1 is a fraction .* below 1; .* write 0\.5"):
+        plateau(metric="validation_top1", threshold_mode="abs", threshold=50)
+    plateau(metric="validation_top1", threshold_mode="abs", threshold=0.5)
+    plateau(metric="validation_loss", threshold_mode="abs", threshold=50)
+
+
 def test_floor_at_the_peak_and_threshold_of_all_are_refused():
     with pytest.raises(ValueError, match=r"min_lr=0\.1 is not below lr=0\.1"):
         plateau(min_lr=0.1)

@@ -11,7 +11,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from groundup.basis.interruption import StopRequest
 from groundup.runs.card.cost import cost_lines, watts
-from groundup.runs.card.writing import BESIDE, card_of, published_card, write_card
+from groundup.runs.card.writing import BESIDE, card_of, published_card, with_words_of, write_card
 from groundup.runs.evaluate import Wanted, evaluate_runs, text_of
 from groundup.runs.folder import RunFolder
 from groundup.runs.train import Run
@@ -60,6 +60,8 @@ def test_the_card_says_what_the_run_is_what_it_cost_and_where_it_ends(finished: 
     ):
         assert said in text, said
     assert "optimistic" not in text.lower()
+    assert "pypi.org" not in text
+    assert "pip install" not in text
 
 
 def test_a_picture_that_is_not_there_is_not_shown(copied: Path) -> None:
@@ -124,10 +126,85 @@ def test_a_card_of_which_nothing_is_left_is_still_published_with_metadata_and_th
     run = RunFolder(copied)
     recipe, summary = run.recipe(), run.summary() or {}
     (copied / "README.md").write_text("# All mine\n\nLoad it from hf:OWNER/NAME.\n")
-    text = published_card(run, recipe, summary, "hf:acme/digits")
+    text, current = published_card(run, recipe, summary, "hf:acme/digits")
+    assert not current
     assert ModelCard(text).data.eval_results
     assert text.endswith("# All mine\n\nLoad it from hf:acme/digits.\n")
     assert card_of(run, recipe, summary) == ("# All mine\n\nLoad it from hf:OWNER/NAME.\n", False)
+
+
+def test_a_published_card_is_still_marked_as_ours_and_keeps_the_words_around(copied: Path) -> None:
+    run = RunFolder(copied)
+    run.card.write_text(run.card.read_text() + "\nMy words on hf:OWNER/NAME.\n")
+    text, current = published_card(run, run.recipe(), run.summary() or {}, "hf:acme/digits")
+    assert current
+    assert text.endswith("\nMy words on hf:acme/digits.\n")
+    assert with_words_of(text, text) == text
+    run.card.write_text(text)
+    assert write(copied), "a copy of the publication is renewed by an evaluation"
+
+
+EARLIER = """# {name}
+
+{about}
+
+Trained from scratch with [groundup](https://pypi.org/project/groundup/) {groundup}.
+
+| | |
+|---|---|
+| network | resnet18, {parameters:,} parameters |
+| data | digits, {train_images:,} training images, {classes} classes |
+| top-1 | {top1:.2%} (95% interval {low:.2%} to {high:.2%}) on {images:,} {reported_on} images |
+| top-5 | {top5:.2%} |
+| selected on | {selected_on} |
+| seed | {seed} |
+| training | {epochs:g} epochs, {steps:,} steps, {pflop:.4g} PFLOP, {seconds:.0f} s |
+| hardware | {hardware}, {device}, {precision} |
+
+The interval speaks of the choice of test images alone, not of the choice of the seed.
+
+What to know about the data:
+
+{about_data}
+
+![training curves](training_curves.png)
+
+![what the network saw](samples.png)
+
+## Load it
+
+```python
+import groundup
+
+classifier = groundup.load("path/to/this/folder")
+print(classifier.predict("photo.png"))
+```
+
+## Train it again
+
+```
+groundup train recipe.yaml
+```
+"""
+
+
+def test_an_earlier_versions_card_is_renewed_unless_a_word_of_it_was_changed(copied: Path) -> None:
+    run = RunFolder(copied)
+    recipe, summary = run.recipe(), run.summary() or {}
+    low, high = summary["top1_interval"]
+    notes = "\n".join(f"- {note}" for note in summary["notes"])
+    earlier = EARLIER.format(**summary, name=recipe.name, about=recipe.about, low=low, high=high, about_data=notes)
+    run.card.write_text(earlier)
+    text, current = published_card(run, recipe, summary, None)
+    assert (current, "## Limits" in text) == (True, True)
+    for edited in (earlier + "Mine.\n", earlier.replace("| seed | 0 |", "| seed | 1 |")):
+        run.card.write_text(edited)
+        text, current = published_card(run, recipe, summary, None)
+        assert not current
+        assert text.endswith(edited)
+    run.card.write_text(earlier)
+    assert write(copied)
+    assert "## Limits" in run.card.read_text()
 
 
 def test_a_result_that_was_chosen_on_test_is_called_optimistic_in_the_metadata_too(copied: Path) -> None:

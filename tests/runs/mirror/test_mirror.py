@@ -90,7 +90,7 @@ class ARun:
         path.mkdir(parents=True, exist_ok=True)
         self.recipe: Recipe = load_recipe("digits", [f"seed={seed}"])
         self.folder.write_recipe(self.recipe)
-        (path / "environment.json").write_text('{"format": 1, "resumed_on": []}\n')
+        (path / "environment.json").write_text('{"format": 1, "cpu": "a processor", "gpu": null, "resumed_on": []}\n')
         (path / "classifier.json").write_text("{}\n")
         self.numbers = max(1, round(megabytes * 1e6 / 4 / 2))
         self.said = SAID

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import subprocess
 import sys
 import zlib
@@ -137,6 +138,65 @@ def test_the_largest_side_that_a_header_can_claim_is_refused(received: Callable[
         received(bytes(content))
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_the_size_that_is_told_is_that_of_the_upright_picture(
+    kind: str, received: Callable[..., Picture], classifier: Classifier
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    picture = received(encoded(gradient(40, 20), kind, exif=exif), "turned")
+    assert (picture.width, picture.height) == (20, 40)
+
+
+def scans(width: int, height: int, together: bool) -> bytes:
+    """A grey baseline JPEG of three components, in one scan or in one scan each."""
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return b"\xff" + bytes([marker]) + (len(body) + 2).to_bytes(2, "big") + body
+
+    frame = struct.pack(">BHHB", 8, height, width, 3) + bytes([1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0])
+    tables = segment(0xDB, bytes([0] + [1] * 64)) + segment(0xC0, frame)
+    for kind in (0x00, 0x10):  # one code of one bit each, for "no difference" and "no more coefficients"
+        tables += segment(0xC4, bytes([kind, 1] + [0] * 16))
+    blocks = -(-width // 8) * -(-height // 8)
+    drawn = b""
+    for components in [(1, 2, 3)] if together else [(1,), (2,), (3,)]:
+        named = b"".join(bytes([component, 0]) for component in components)
+        drawn += segment(0xDA, bytes([len(components)]) + named + bytes([0, 63, 0]))
+        drawn += bytes(-(-blocks * 2 * len(components) // 8))
+    return b"\xff\xd8" + tables + drawn + b"\xff\xd9"
+
+
+def test_a_jpeg_in_several_scans_is_read_up_to_the_lower_limit(
+    received: Callable[..., Picture], classifier: Classifier
+) -> None:
+    assert received(scans(320, 200, together=False)).prepared(classifier).unique().tolist() == [128]
+    assert received(scans(6000, 5000, together=True)).width == 6000
+    with pytest.raises(RefusedPicture, match="at most 25 are read, of a JPEG in one scan"):
+        received(scans(6000, 5000, together=False))
+    # What a stranger may put before the scan is not guessed at.
+    for odd in (b"\xff\x01", b"\xff\xe0\0\1", b"\0"):
+        content = scans(6000, 5000, together=True)
+        with pytest.raises(RefusedPicture):
+            received(content[:2] + odd + content[2:])
+
+
+def tiled(side: int, tile: int) -> bytes:
+    """A grey TIFF of side x side px in one compressed tile."""
+    data = zlib.compress(bytes(tile * tile))
+    tags = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile, 323: tile, 324: 8, 325: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_a_tile_far_larger_than_its_picture_is_refused(
+    received: Callable[..., Picture], classifier: Classifier
+) -> None:
+    assert received(tiled(100, 128)).prepared(classifier).max() == 0
+    with pytest.raises(RefusedPicture, match=r"tiles have 25\.\d megapixels"):
+        received(tiled(100, 5040))
+
+
 # How much the peak of memory rises, in kB, with each file in turn; the last one is decoded in full, to show that it would be seen.
 MEASURE = """
 import json, re
@@ -148,19 +208,33 @@ from groundup.ship.demo.picture import RefusedPicture, read_picture
 classifier = Classifier(nn.Flatten(), ["cat", "dog"], 32, "squash", (0.5,) * 3, (0.2,) * 3)
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 read_picture(Path("small.jpg"), "small.jpg").prepared(classifier)
-Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+forget = lambda: Path("/proc/self/clear_refs").write_text("5")
+forget()
 found, before = {}, peak()
-for name in ("large.png", "progressive.jpg", "large.jpg"):
+for name in FILES:
+    forget()
     try:
         read_picture(Path(name), name).prepared(classifier)
         said = "read"
     except RefusedPicture as refused:
         said = refused.message
     found[name] = (peak() - before, said)
+forget()
 Image.open("large.png").load()
 found["control"] = (peak() - before, "")
 print(json.dumps(found))
 """
+
+
+# The most that each may take, in MB; 50 megapixels, but for those of 25 that are read.
+MOST = {
+    "large.png": 5,
+    "progressive.jpg": 5,
+    "scans.jpg": 5,
+    "large.jpg": 30,
+    "turned-rgba.png": 225,
+    "grey-16.png": 175,
+}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
@@ -169,12 +243,25 @@ def test_fifty_megapixels_take_little_memory(tmp_path: Path) -> None:
     image.save(tmp_path / "large.png", compress_level=1)
     image.save(tmp_path / "progressive.jpg", progressive=True)
     image.save(tmp_path / "large.jpg")
+    (tmp_path / "scans.jpg").write_bytes(scans(8000, 6250, together=False))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.new("RGBA", (5000, 5000), (255, 0, 0, 9)).save(tmp_path / "turned-rgba.png", compress_level=1, exif=exif)
+    Image.new("I;16", (5000, 5000)).save(tmp_path / "grey-16.png", compress_level=1)
     gradient().save(tmp_path / "small.jpg")
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=100
+        [sys.executable, "-c", MEASURE.replace("FILES", str(tuple(MOST)))],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
     )
     found = json.loads(done.stdout)
-    for name in ("large.png", "progressive.jpg"):
+    for name in ("large.png", "progressive.jpg", "scans.jpg"):
         assert "50.0 megapixels; at most 25 are read" in found[name][1]
-    assert found["large.jpg"][1] == "read"
-    assert found["large.jpg"][0] < 30 * 1024 < 100 * 1024 < found["control"][0]
+    for name in ("large.jpg", "turned-rgba.png", "grey-16.png"):
+        assert found[name][1] == "read"
+    taken = {name: kilobytes >> 10 for name, (kilobytes, _) in found.items()}
+    assert all(taken[name] <= most for name, most in MOST.items()), taken
+    assert taken["control"] > 150, taken

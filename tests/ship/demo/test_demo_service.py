@@ -10,12 +10,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from PIL import Image
 
 import groundup
@@ -33,8 +40,9 @@ demo_server: ModuleType = importlib.util.module_from_spec(_SPEC)
 sys.modules["demo_server"] = demo_server
 _SPEC.loader.exec_module(demo_server)
 
-DOCS = Path(__file__).parents[3] / "docs" / "demo.md"
-BENCH = Path(__file__).parents[3] / "bench" / "demo_load.py"
+REPOSITORY = Path(__file__).parents[3]
+DOCS = REPOSITORY / "docs" / "demo.md"
+BENCH = REPOSITORY / "bench" / "demo_load.py"
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +235,38 @@ def test_parallel_clients_are_all_answered(demo: Any, folder: Path, photo: bytes
     assert 0 < found["p50_ms"] <= found["p99_ms"]
 
 
+def test_what_does_not_fit_into_the_queue_is_refused_with_503(demo: Any, photo: bytes) -> None:
+    status, text = demo.upload(photo, "photo.jpg")
+    assert status == 200
+    picture = {"path": json.loads(text)[0], "orig_name": "photo.jpg", "meta": {"_type": "gradio.FileData"}}
+    answers: list[tuple[str, Any]] = []
+    # Two are worked on and 64 wait; what is answered meanwhile makes room for a few more.
+    clients = [threading.Thread(target=lambda: answers.append(demo.call(picture))) for _ in range(120)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    refused = [text for kind, text in answers if kind == "status 503"]
+    assert len(refused) >= 10
+    assert all("Queue is full. Max size is 64" in text for text in refused)
+    assert len(refused) + sum(kind == "complete" for kind, _ in answers) == 120
+    assert demo.call(picture)[0] == "complete"
+
+
+def test_a_full_folder_refuses_uploads_with_503_and_the_server_lives_on(demo: Any, folder: Path, photo: bytes) -> None:
+    (uploads,) = (folder / "temporary").glob("groundup-demo-*/uploads")
+    (uploads / "others").mkdir()
+    with open(uploads / "others" / "photo.png", "wb") as file:
+        file.truncate(1 << 30)  # of holes, which take no room on the disk
+    time.sleep(1.1)  # the folder is looked at once a second
+    status, text = demo.upload(photo, "photo.jpg")
+    assert status == 503
+    assert "as many pictures as it has room for" in text
+    shutil.rmtree(uploads / "others")
+    time.sleep(1.1)
+    assert demo.predict(photo, "photo.jpg")[0] == "complete"
+
+
 def test_a_port_that_is_taken_is_told(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -243,6 +283,7 @@ def test_a_port_that_is_taken_is_told(folder: Path) -> None:
         (["first", "./first"], "named twice"),
         (["first", "--share", "yes"], "allowed: on, off"),
         (["nothing"], "nothing"),
+        (["first", "--wheel", "package.whl"], "--wheel without --space"),
     ],
 )
 def test_a_mistake_of_the_caller_ends_with_status_2(
@@ -260,17 +301,77 @@ def test_a_mistake_of_the_caller_ends_with_status_2(
     assert reason in capsys.readouterr().err
 
 
-def test_a_space_starts_in_a_fresh_process_and_answers(folder: Path, photo: bytes, tmp_path: Path) -> None:
-    write_space([folder / "first"], tmp_path / "space")
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """groundup as it is packaged."""
+    copy = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(REPOSITORY / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, copy)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", copy / "dist", copy]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=200)
+    (made,) = (copy / "dist").glob("*.whl")
+    return made
+
+
+def metadata_of(space: Path) -> dict[str, Any]:
+    """The head of the README of a Space."""
+    head = re.match(r"---\n(.*?)---\n", (space / "README.md").read_text(), flags=re.DOTALL)
+    assert head is not None
+    return dict(yaml.safe_load(head[1]))
+
+
+def test_a_space_without_a_wheel_asks_for_the_release_and_says_so(folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    space = write_space([folder / "first"], tmp_path / "space", say=said.append)
+    assert f"groundup[demo]=={groundup.__version__}" in (space / "requirements.txt").read_text().splitlines()
+    assert not (space / "groundup").exists()
+    assert "--wheel" in said[-1]
+
+
+def test_a_space_asks_for_a_python_that_groundup_runs_on(folder: Path, tmp_path: Path) -> None:
+    asked = metadata_of(write_space([folder / "first"], tmp_path / "space"))["python_version"]
+    assert isinstance(asked, str)  # a number would make 3.1 of 3.10
+    needed = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert asked in SpecifierSet(needed)
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "reason"),
+    [
+        (None, "", "not a wheel of groundup"),
+        ("other-0.1.0.dist-info/METADATA", "Name: other\nVersion: 0.1.0\n", "not a wheel of groundup"),
+        ("groundup-0.0.1.dist-info/METADATA", "Name: groundup\nVersion: 0.0.1\n", "version 0.0.1"),
+    ],
+)
+def test_what_is_no_wheel_of_this_groundup_is_refused(
+    member: str | None, content: str, reason: str, folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "package.whl"
+    if member is not None:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(member, content)
+            archive.writestr("groundup/__init__.py", "")
+    with pytest.raises(UsageError, match=reason):
+        write_space([folder / "first"], tmp_path / "space", wheel=file)
+    assert not (tmp_path / "space").exists()
+
+
+def test_a_space_starts_in_a_fresh_process_and_answers(folder: Path, photo: bytes, tmp_path: Path, wheel: Path) -> None:
+    write_space([folder / "first"], tmp_path / "space", wheel=wheel)
     with pytest.raises(UsageError, match="nothing is overwritten"):
         write_space([folder / "first"], tmp_path / "space")
     # It stands on its own: elsewhere, without the run and its data.
     space = Path(shutil.move(tmp_path / "space", tmp_path / "moved"))
-    head = re.match(r"---\n(.*?)---\n", (space / "README.md").read_text(), flags=re.DOTALL)
-    assert head is not None
-    assert "sdk: gradio\n" in head[1]
-    assert "app_file: app.py\n" in head[1]
-    assert f"groundup[demo]=={groundup.__version__}" in (space / "requirements.txt").read_text()
+    assert {"sdk": "gradio", "app_file": "app.py"}.items() <= metadata_of(space).items()
+    # A Space is built from requirements.txt alone: no file beside it can be named there.
+    packaged = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    _, *wanted = (space / "requirements.txt").read_text().splitlines()
+    expected = [*packaged["dependencies"], *packaged["optional-dependencies"]["demo"]]
+    assert {Requirement(line) for line in wanted} == {Requirement(line) for line in expected}
+    ask = [sys.executable, "-c", "from importlib.util import find_spec; print(find_spec('groundup').origin)"]
+    found = subprocess.run(ask, cwd=space, check=True, capture_output=True, text=True, timeout=100).stdout
+    assert Path(found.strip()) == space / "groundup" / "__init__.py"
     environment = {"GRADIO_SERVER_PORT": "0", "GROUNDUP_CACHE": str(tmp_path / "no-cache")}
     with demo_server.started(["app.py"], space, **environment) as running:
         kind, answer = running.predict(photo, "photo.jpg")

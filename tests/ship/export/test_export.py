@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,8 +220,10 @@ def test_the_temperature_that_validation_gave_is_inside(run: Path) -> None:
     assert done.record["made_of"]["temperature"] == temperature
     assert done.record["made_of"]["temperature_fitted_on"] == "validation"
     images = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
-    plain = groundup.load(run).probabilities(images.permute(0, 3, 1, 2))
+    loaded = groundup.load(run)
+    plain = replace(loaded, temperature=None).probabilities(images.permute(0, 3, 1, 2))
     wanted = (plain.log() / temperature).softmax(1)
+    torch.testing.assert_close(loaded.probabilities(images.permute(0, 3, 1, 2)), wanted)
     found = pt2_format.open_pt2(done.path)(images.numpy())
     assert np.abs(found - wanted.numpy()).max() < 1e-5
     assert np.abs(found - plain.numpy()).max() > 1e-4

@@ -72,6 +72,15 @@ class PlateauSettings(WarmedUpSchedule):
             )
         return self
 
+    @model_validator(mode="after")
+    def _threshold_can_be_passed(self) -> "PlateauSettings":
+        if self.metric.endswith("top1") and self.threshold_mode == "abs" and self.threshold >= 1:
+            raise ValueError(
+                f"threshold={self.threshold:g}: {self.metric} is a fraction from 0 to 1, so that nothing would ever count as "
+                f"better; allowed: below 1; for {self.threshold:g} points of percent write {self.threshold / 100:g}"
+            )
+        return self
+
     @property
     def metrics_needed(self) -> tuple[str, ...]:
         return (self.metric,)

@@ -16,31 +16,44 @@ _TASK = {"type": "image-classification", "name": "Image classification"}
 
 def front_matter(recipe: Recipe, summary: dict[str, Any], sections: Sections) -> str:
     """YAML without its fences. `model-index` is the last key."""
-    data = _data_set(recipe, summary)
+    own = summary.get("own") or {}
+    data = {**_data_set(recipe, own), "split": summary["reported_on"]}
+    index = [{"name": recipe.name, "results": _results(data, summary, sections)}]
+    return _yaml({**_head(recipe, own), "model-index": index})
+
+
+def without_results(recipe: Recipe, own: dict[str, str]) -> str:
+    """The same for a run that is not finished. `own`: what was handed in from Python in place of the recipe's."""
+    return _yaml(_head(recipe, own))
+
+
+def _head(recipe: Recipe, own: dict[str, str]) -> dict[str, Any]:
     head: dict[str, Any] = {
         "license": "unknown",
         "library_name": "groundup",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "groundup", recipe.model.name],
     }
-    if recipe.data.kind == "hub" and "data" not in (summary.get("own") or {}):
-        head["datasets"] = [data["type"]]
-    head["metrics"] = ["accuracy"]
-    head["model-index"] = [{"name": recipe.name, "results": _results(data, summary, sections)}]
+    if recipe.data.kind == "hub" and "data" not in own:
+        head["datasets"] = [_data_set(recipe, own)["type"]]
+    return {**head, "metrics": ["accuracy"]}
+
+
+def _yaml(head: dict[str, Any]) -> str:
     return yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _data_set(recipe: Recipe, summary: dict[str, Any]) -> dict[str, Any]:
+def _data_set(recipe: Recipe, own: dict[str, str]) -> dict[str, Any]:
     """The `dataset` of the results: of the Hub its own name, of anything else the kind of source and the last part
     of its path."""
-    if "data" in (summary.get("own") or {}):
-        return {"type": "custom", "name": "handed in from Python", "split": summary["reported_on"]}
+    if "data" in own:
+        return {"type": "custom", "name": "handed in from Python"}
     place, _, options = recipe.data.place.partition("?")
     if recipe.data.kind != "hub":
         last = place.rstrip("/").rpartition("/")[2]
-        return {"type": recipe.data.kind, "name": last or recipe.data.kind, "split": summary["reported_on"]}
+        return {"type": recipe.data.kind, "name": last or recipe.data.kind}
     config = options.partition("config=")[2].partition("&")[0]
-    named = {"type": place, "name": place, "split": summary["reported_on"]}
+    named = {"type": place, "name": place}
     return {**named, "config": config} if config else named
 
 

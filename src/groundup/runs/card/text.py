@@ -11,7 +11,14 @@ from groundup.runs.evaluation_file import Sections, fullest, without_input
 REPOSITORY = "hf:OWNER/NAME"
 """Stands in the card of a run for the repository that it may be published to."""
 
-_OWN = """
+AGAIN = """## Train it again
+
+```
+groundup train recipe.yaml
+```
+"""
+
+OWN = """
 The network or the data named above was handed in from Python in place of the recipe's, and has to be again.
 """
 
@@ -21,25 +28,7 @@ _OPTIMISTIC = """**The accuracy is optimistic: the test split was used to choose
 
 _PICTURES = {"training_curves.png": "training curves", "samples.png": "what the network saw"}
 
-_LOAD = f"""## Load it
-
-`pip install groundup`, then
-
-```python
-import groundup
-
-classifier = groundup.load("path/to/this/folder")  # published on the Hub: groundup.load("{REPOSITORY}")
-print(classifier.predict("photo.png"))
-```
-
-The names of the classes and the preparation of pictures come with it. Loading runs no code from these files.
-
-## Train it again
-
-```
-groundup train recipe.yaml
-```
-"""
+_ANYWHERE = f'"path/to/this/folder")  # published on the Hub: groundup.load("{REPOSITORY}"'
 
 _RESIZED = {
     "squash": "brought to it with its aspect ratio changed",
@@ -51,13 +40,14 @@ _RESIZED = {
 @dataclass(frozen=True)
 class Facts:
     """What a card is made of. described: classifier.json; sections: evaluation.json; pictures: names of those that
-    lie beside it."""
+    lie beside it; repository: where it is published, None for the card of a folder."""
 
     recipe: Recipe
     summary: dict[str, Any]
     described: dict[str, Any]
     sections: Sections
     pictures: tuple[str, ...] = ()
+    repository: str | None = None
 
 
 def body(facts: Facts) -> str:
@@ -68,16 +58,16 @@ def body(facts: Facts) -> str:
     parts = [
         f"# {recipe.name}\n",
         f"{recipe.about}\n" if recipe.about else "",
-        f"Trained from scratch with [groundup](https://pypi.org/project/groundup/) {summary['groundup']}.\n",
+        f"Trained from scratch with groundup {summary['groundup']}.\n",
         _table(facts, own),
         _OPTIMISTIC if summary["optimistic"] else "",
         "The interval speaks of the choice of test images alone, not of the choice of the seed.\n",
-        _section("About the data", summary.get("notes") or []),
-        "".join(f"![{title}]({name})\n\n" for name, title in _PICTURES.items() if name in facts.pictures),
-        _evaluated(facts.sections),
-        _section("Limits", _limits(facts)),
-        _LOAD + (_OWN if own else ""),
-        _section("Cost", cost_lines(summary)),
+        section("About the data", summary.get("notes") or []),
+        shown(facts.pictures),
+        evaluated(facts.sections),
+        section("Limits", _limits(facts)),
+        load_lines(facts.repository, summary["groundup"]) + "\n" + AGAIN + (OWN if own else ""),
+        section("Cost", cost_lines(summary)),
     ]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts if part).rstrip("\n")
 
@@ -101,23 +91,59 @@ def _table(facts: Facts, own: dict[str, str]) -> str:
         f"{summary['seconds']:.0f} s",
         "hardware": f"{summary['hardware']}, {summary['device']}, {summary['precision']}",
     }
+    return table(rows)
+
+
+def table(rows: dict[str, Any]) -> str:
+    """Two columns without a head."""
     cells = "".join(f"| {key} | {str(value).replace('|', chr(92) + '|')} |\n" for key, value in rows.items())
     return f"| | |\n|---|---|\n{cells}"
 
 
-def _section(title: str, lines: list[str]) -> str:
+def shown(pictures: tuple[str, ...]) -> str:
+    """The pictures of a run that lie beside the card, of these names."""
+    return "".join(f"![{title}]({name})\n\n" for name, title in _PICTURES.items() if name in pictures)
+
+
+def load_lines(repository: str | None, version: str) -> str:
+    """How to load it, in lines that can be pasted. `repository`: where it is, None for a folder; `version`: of groundup."""
+    place = _ANYWHERE if repository is None else f'"{repository}"'
+    return f"""## Load it
+
+Where groundup {version} or a later version is installed:
+
+```python
+import groundup
+
+classifier = groundup.load({place})
+print(classifier.predict("photo.png"))
+```
+
+The names of the classes and the preparation of pictures come with it. Loading runs no code from these files.
+"""
+
+
+def section(title: str, lines: list[str]) -> str:
+    """A heading with a list below it, nothing without lines."""
     return f"## {title}\n\n" + "".join(f"- {line}\n" for line in lines) if lines else ""
+
+
+def what_it_knows(described: dict[str, Any]) -> list[str]:
+    """Its classes and the size of its pictures, a line each. `described`: classifier.json."""
+    size = described["image_size"]
+    return [
+        f"It knows {len(described['classes'])} classes: {listed(described['classes'], 12)}. "
+        "Any other picture is given one of these names too, often with a high probability.",
+        f"It sees {size} x {size} px: a picture of another size is {_RESIZED[described['resize']]}.",
+    ]
 
 
 def _limits(facts: Facts) -> list[str]:
     """What the result does not say, in plain words."""
     described, summary = facts.described, facts.summary
     known = {key for key in facts.sections if fullest(facts.sections, key)}
-    size = described["image_size"]
     lines = [
-        f"It knows {len(described['classes'])} classes: {listed(described['classes'], 12)}. "
-        "Any other picture is given one of these names too, often with a high probability.",
-        f"It sees {size} x {size} px: a picture of another size is {_RESIZED[described['resize']]}.",
+        *what_it_knows(described),
         f"The accuracy is that on the {summary['reported_on']} split of its own data. Pictures from another source, camera or "
         "time are usually classified less well.",
         "One run with one seed: another seed gives another accuracy.",
@@ -140,7 +166,7 @@ def _limits(facts: Facts) -> list[str]:
     return lines
 
 
-def _evaluated(sections: Sections) -> str:
+def evaluated(sections: Sections) -> str:
     """What evaluation.json says of the test split beyond the summary; nothing where it says nothing."""
     lines = []
     of_test = {key: facts for key in sections if (facts := fullest(sections, key))}
@@ -149,7 +175,11 @@ def _evaluated(sections: Sections) -> str:
     if calibration := of_test.get("calibration"):
         lines.append(_calibration("as trained", calibration["as_trained"]))
         if calibration["temperature"] is not None:
-            name = f"with temperature {calibration['temperature']:.3g}, fitted on validation"
+            twin = calibration.get("temperature_from")
+            on_what = (
+                f"the {calibration['fitted_on']:,} validation images of a twin run, {twin}" if twin else "validation"
+            )
+            name = f"with temperature {calibration['temperature']:.3g}, fitted on {on_what}"
             lines.append(_calibration(name, calibration["with_temperature"]))
     if corruptions := of_test.get("corruptions"):
         around = corruptions["mean_interval"]

@@ -55,7 +55,8 @@ from groundup.tracking import Tracker
 from groundup.training import Engine, Job, choose_engine
 
 _MOST_LINES = 12  # of findings on the screen; the page has them all
-_CANNOT_GO_ON = ("GU203", "GU210")  # a network that does not fit the data: there is no pass to measure
+# A network that does not fit the data, or batches that torch refuses: there is no pass to measure.
+_CANNOT_GO_ON = ("GU203", "GU204", "GU205", "GU210")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from groundup.basis.hub import endpoint, parse_hub
 from groundup.training import mirror_problem
 
 Content = Path | bytes
+_CLIENTS = ("huggingface_hub", "httpcore", "requests", "urllib3")
 # Seconds. A connection that says nothing for so long is given up; the attempt is then made again.
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 60
 
@@ -38,9 +39,14 @@ class Place(Protocol):
         """Copy a file to `target`. FileNotFoundError if there is none of that name."""
 
     def publish(
-        self, files: Mapping[str, Content], last: tuple[str, bytes] | None = None, removed: Iterable[str] = ()
+        self,
+        files: Mapping[str, Content],
+        last: tuple[str, bytes] | None = None,
+        removed: Iterable[str] = (),
+        after: str | None = None,
     ) -> None:
-        """Write `files`, then `last`, then take away the files `removed`."""
+        """Write `files`, then `last`, then take away the files `removed`. `after`: the commit of a repository that must still be
+        its newest; a folder has none."""
 
 
 def check_address(url: str) -> None:
@@ -115,7 +121,11 @@ class FilesPlace:
         self.system.get_file(f"{self.root}/{name}", str(target))
 
     def publish(
-        self, files: Mapping[str, Content], last: tuple[str, bytes] | None = None, removed: Iterable[str] = ()
+        self,
+        files: Mapping[str, Content],
+        last: tuple[str, bytes] | None = None,
+        removed: Iterable[str] = (),
+        after: str | None = None,
     ) -> None:
         if last is not None:
             self._remove([last[0]])  # while files are being replaced they do not count
@@ -199,7 +209,11 @@ class HubPlace:
             shutil.rmtree(beside, ignore_errors=True)
 
     def publish(
-        self, files: Mapping[str, Content], last: tuple[str, bytes] | None = None, removed: Iterable[str] = ()
+        self,
+        files: Mapping[str, Content],
+        last: tuple[str, bytes] | None = None,
+        removed: Iterable[str] = (),
+        after: str | None = None,
     ) -> None:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -208,9 +222,25 @@ class HubPlace:
             self._made = True
         everything: dict[str, Content] = {**files, **({} if last is None else dict([last]))}
         operations: list[Any] = [CommitOperationAdd(name, content) for name, content in everything.items()]
+        self._send_twins_once(operations)
         operations += [CommitOperationDelete(name) for name in removed if name not in everything]
         what = last[0].split("/")[1] if last and "/" in last[0] else "the run's files"
-        self._api.create_commit(self.repository, operations, commit_message=f"mirror: {what}", num_threads=1)
+        self._api.create_commit(
+            self.repository, operations, commit_message=f"mirror: {what}", num_threads=1, parent_commit=after
+        )
+
+    def _send_twins_once(self, operations: list[Any]) -> None:
+        """The client sends a content as often as it has names: weights, as those of a checkpoint and as what is loaded. What
+        the Hub has already it does not send again."""
+        first: dict[bytes, Any] = {}
+        twins = []
+        for operation in operations:
+            digest = operation.upload_info.sha256
+            if digest in first and first[digest] not in twins:
+                twins.append(first[digest])
+            first.setdefault(digest, operation)
+        if twins:
+            self._api.preupload_lfs_files(self.repository, twins, num_threads=1)
 
 
 def is_mistake(error: BaseException) -> bool:
@@ -222,6 +252,17 @@ def is_mistake(error: BaseException) -> bool:
         or type(error).__name__ in without
         or status in (401, 403)
     )
+
+
+def is_of_the_place(error: BaseException) -> bool:
+    """Whether it was the Hub that failed, and not what was to be sent: its answer, or the way there."""
+    link: BaseException | None = error
+    while link is not None:
+        library = type(link).__module__.partition(".")[0]
+        if isinstance(link, ConnectionError | TimeoutError) or library in _CLIENTS or library.startswith("httpx"):
+            return True
+        link = link.__cause__
+    return False
 
 
 def in_words(error: BaseException) -> str:

@@ -2,13 +2,14 @@
 
 The loop hands over each checkpoint that it has written (`saved`): that takes links and a few kilobytes of text, never an
 upload. One thread sends them. While it is busy at most one waits, the newest. What fails is tried again with growing pauses
-until a newer checkpoint takes its place; a failing mirror never ends a run. See `files` for what lies there.
+until a newer checkpoint takes its place; a failing mirror never ends a run. See `files` for what lies there, and `publishing` for
+what a repository of the Hub holds besides.
 """
 
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ from groundup.runs.folder import RunFolder
 from groundup.runs.identity import changes_between, identity_of, told
 from groundup.runs.mirror import files
 from groundup.runs.mirror.files import CLAIM, MANIFEST, Copy
-from groundup.runs.mirror.places import Place, in_words, is_mistake, place_of_run
+from groundup.runs.mirror.places import Content, Place, in_words, is_mistake, is_of_the_place, place_of_run
+from groundup.runs.mirror.publishing import Form, Publisher
 from groundup.runs.prepare import Plan
 from groundup.version import __version__
 
@@ -36,10 +38,11 @@ _HINT = "give checkpoint.mirror another address, or the run another name with --
 
 @contextmanager
 def mirrored(
-    folder: RunFolder, plan: Plan, say: Callable[[str], None], stop: StopRequest
+    folder: RunFolder, plan: Plan, say: Callable[[str], None], stop: StopRequest, pictures: bool = True
 ) -> Iterator[Callable[[Path], None] | None]:
     """While inside, the run's checkpoints are copied to the mirror that its recipe names: what is given is to be told of each.
-    None without a mirror. At the end the last copy, and the result of a finished run, get their time."""
+    None without a mirror. At the end the last copy, and the result of a finished run, get their time. pictures: whether curves are
+    drawn for a mirror on the Hub."""
     settings = plan.recipe.checkpoint
     files.clean(folder.path / "checkpoints")
     if settings.mirror is None:
@@ -53,6 +56,7 @@ def mirrored(
         keep=settings.mirror_keep,
         every=None if settings.mirror_every is None else plan.clock.steps(settings.mirror_every),
         begins=not folder.store().all(),
+        publisher=Publisher(settings.mirror, folder, plan, pictures) if settings.mirror.startswith("hf:") else None,
     )
     mirror.start()
     try:
@@ -71,7 +75,8 @@ class Mirror:
 
     `run`: its folder; `identity`: see `identity_of`; `keep`: checkpoints kept there besides the best; `every`: steps between two
     copies, None for each checkpoint; `begins`: the run is new, so that a place with a checkpoint in it is not its own; `say`: told
-    what a person should see, from any thread. `uploaded`, `failed`, `passed_over` count checkpoints, attempts, checkpoints.
+    what a person should see, from any thread; `publisher`: makes what the copies hold besides, None: they hold nothing more.
+    `uploaded`, `failed`, `passed_over` count checkpoints, attempts, checkpoints.
     """
 
     place: Place
@@ -81,6 +86,7 @@ class Mirror:
     keep: int = 2
     every: int | None = None
     begins: bool = False
+    publisher: Publisher | None = None
     uploaded: int = 0
     failed: int = 0
     passed_over: int = 0
@@ -95,6 +101,7 @@ class Mirror:
     _outage: bool = False
     _last: Path | None = None
     _copied_at: int | None = None
+    _told: set[str] = field(default_factory=set)
     _turn: threading.Condition = field(default_factory=threading.Condition)
     _hurry: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -218,7 +225,7 @@ class Mirror:
             if job is not None:
                 self._send_checkpoint(job)
             if results:
-                self.place.publish(files.small_files(self.run))
+                self._send_results()
         except Exception as error:  # whatever the client of the place raises
             if job is not None:
                 self._wait_again(job)
@@ -310,8 +317,41 @@ class Mirror:
 
     def _send_one(self, copy: Copy, names: set[str], small: dict[str, bytes], removed: Iterable[str] = ()) -> None:
         manifest, last = copy.manifest(), f"checkpoints/{copy.name}/{MANIFEST}"
-        if last not in names or not self._holds(last, manifest):
-            self.place.publish({**copy.files(), **small}, (last, _json(manifest)), removed)
+        if last in names and self._holds(last, manifest):
+            return
+        form = self._form(lambda publisher: publisher.of_copy(copy)) if small else None
+        beside: Mapping[str, Content] = small if form is None else form.files
+        removed = [*removed, *(form.removed if form else ())]
+        after = form.after if form else None
+        self.place.publish({**copy.files(), **beside}, (last, _json(manifest)), removed, after)
+
+    def _send_results(self) -> None:
+        form = self._form(lambda publisher: publisher.of_result())
+        if form is None:
+            self.place.publish(files.small_files(self.run))
+        elif form.files or form.removed:
+            self.place.publish(form.files, removed=form.removed, after=form.after)
+
+    def _form(self, made: Callable[[Publisher], Form]) -> Form | None:
+        """What the place holds besides the checkpoints; None if that is nothing, or cannot be had: the checkpoints go without it
+        then. A place that does not answer is an error."""
+        if self.publisher is None:
+            return None
+        try:
+            form = made(self.publisher)
+        except Exception as error:
+            if is_of_the_place(error):
+                raise
+            self._tell_once(f"mirror {self.place.url}: the copies go without what loads them: {in_words(error)}")
+            return None
+        for note in form.notes:
+            self._tell_once(f"mirror {self.place.url}: {note}")
+        return form
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told and not self._over:
+            self._told.add(text)
+            self.say(text)
 
     def _holds(self, name: str, manifest: dict[str, Any]) -> bool:
         with suppress(ValueError, FileNotFoundError):

@@ -74,11 +74,21 @@ class Section:
     join: Callable[[Facts, Facts], Facts] = _the_new
 
 
+@dataclass(frozen=True)
+class Twin:
+    """Another run of the same recipe on the same data, with a validation split: its logits, float32 (N, C), and labels there."""
+
+    name: str
+    logits: Tensor
+    labels: Tensor
+
+
 @dataclass
 class Subject:
     """A finished run on one of its splits, ready to be evaluated. `tta` holds for every logit that is asked for.
 
-    full: corruptions of the whole split; corrupted: the source of images that are corrupted already; tell: progress in words.
+    full: corruptions of the whole split; corrupted: the source of images that are corrupted already; twin: the run that a
+    temperature is taken from, None: this one; tell: progress in words.
     """
 
     folder: RunFolder
@@ -90,6 +100,7 @@ class Subject:
     tta: str = "none"
     full: bool = False
     corrupted: str | None = None
+    twin: Twin | None = None
     stop: StopRequest = field(default_factory=StopRequest)
     tell: Callable[[str], None] = lambda text: None
     _logits: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)

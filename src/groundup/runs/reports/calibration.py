@@ -1,4 +1,5 @@
-"""Whether the run is as sure as it is right, as trained and with a temperature that is fitted on its validation split alone."""
+"""Whether the run is as sure as it is right, as trained and with a temperature that is fitted on a validation split alone: its
+own, or, for a run that was trained on everything, that of a twin (`runs/twins.py`)."""
 
 from typing import Any
 
@@ -14,7 +15,7 @@ _NUMBERS = {
     "ece_equal_mass": "ECE, equal mass",
     "ece_equal_width": "ECE, equal width",
 }
-_TWIN = "a twin run with data.validation=0.1 gives one"
+_TWIN = "a twin run with data.validation=0.1 gives one (--temperature-from)"
 
 
 def measure(subject: Subject) -> Facts:
@@ -35,7 +36,8 @@ def measure(subject: Subject) -> Facts:
         curves[f"temperature {temperature:.3g}"] = after
         found |= {
             "temperature": temperature,
-            "fitted_on": len(subject.part("validation")),
+            "fitted_on": len(subject.twin.labels if subject.twin else subject.part("validation")),
+            "temperature_from": subject.twin and subject.twin.name,
             "with_temperature": after.to_dict(),
             "intervals_with_temperature": _intervals(cooled, labels),
         }
@@ -46,12 +48,13 @@ def measure(subject: Subject) -> Facts:
 
 def _temperature(subject: Subject) -> tuple[float | None, str]:
     """The temperature, or None and why there is none."""
-    if subject.splits.validation is None:
+    if subject.twin is None and subject.splits.validation is None:
         return None, f"no temperature: it is fitted on a validation split, and this run has none; {_TWIN}"
     if subject.split == "validation":
         return None, "no temperature: it is fitted on the validation split, and cannot be judged on it too"
     try:
-        return fit_temperature(*subject.logits("validation")), ""
+        twin = subject.twin
+        return fit_temperature(*((twin.logits, twin.labels) if twin else subject.logits("validation"))), ""
     except GroundupError as error:
         return None, f"no temperature: {error.message}" + (f"; {error.hint}" if error.hint else "")
 
@@ -74,9 +77,7 @@ def show(facts: Facts) -> Shown:
     if facts["temperature"] is not None:
         name = f"temperature {facts['temperature']:.3g}"
         columns[name] = (facts["with_temperature"], facts["intervals_with_temperature"])
-        lines.append(
-            f"{name}, fitted on the {facts['fitted_on']:,} validation images; the predicted classes stay the same"
-        )
+        lines.append(f"{name}, {fitted_on(facts)}; the predicted classes stay the same")
     else:
         lines.append(facts["no_temperature"])
     head = ["", *(cell for name in columns for cell in (name, "95% interval"))]
@@ -85,6 +86,17 @@ def show(facts: Facts) -> Shown:
         for key, title in _NUMBERS.items()
     ]
     return Shown(lines, [Table(head, rows)], pictures=facts["pictures"])
+
+
+def fitted_on(facts: Facts) -> str:
+    """In words, which images the temperature was fitted on."""
+    images = f"fitted on the {facts['fitted_on']:,} validation images"
+    return f"{images} of a twin run, {twin}" if (twin := facts.get("temperature_from")) else images
+
+
+def _keep_temperature(old: Facts, new: Facts) -> Facts:
+    """A twin's temperature stays where the same is measured again without one."""
+    return old if new["temperature"] is None and old.get("temperature_from") else new
 
 
 def _confidence(values: dict[str, Any]) -> str:
@@ -101,4 +113,4 @@ def _cells(key: str, values: dict[str, Any], interval: list[float] | None) -> li
     return [format(values[key], form), f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else ""]
 
 
-SECTION = Section("Calibration", measure, show)
+SECTION = Section("Calibration", measure, show, join=_keep_temperature)

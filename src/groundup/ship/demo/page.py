@@ -17,6 +17,7 @@ import numpy as np
 from groundup.basis.errors import UsageError
 from groundup.data.decode import MAX_PIXELS
 from groundup.runs.reports.pictures import heated
+from groundup.ship.demo.limits import KEPT_SECONDS
 from groundup.ship.demo.model import Answer, DemoRun
 from groundup.ship.demo.picture import MAX_BYTES, MAX_HELD, Picture, RefusedPicture, read_picture
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 CONCURRENCY = 2
 WAITING = 64
-_KEPT_SECONDS = 600
 _SHOWN_SIDE = 224  # px; small images are enlarged to about this, pixel by pixel
 
 _CSS = """
@@ -91,7 +91,7 @@ def build_page(runs: Sequence[DemoRun], uploads: Path) -> "gradio.Blocks":
     """The page and its endpoint `/predict`. uploads: the folder that Gradio puts uploaded files in; no other file is read."""
     gradio = import_gradio()
     title = runs[0].name if len(runs) == 1 else "Comparing " + ", ".join(run.name for run in runs)
-    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(60, _KEPT_SECONDS)) as page:
+    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
         gradio.HTML(f"<h1>{html.escape(title)}</h1>{_intro()}", elem_classes="demo-note")
         with gradio.Row():
             with gradio.Column(scale=2, min_width=300):
@@ -202,7 +202,7 @@ def _limits_of_knowledge(gradio: Any, runs: Sequence[DemoRun]) -> None:
             )
         text += (
             f"<p>Pictures of up to {MAX_BYTES >> 20} MB and {MAX_HELD // 1_000_000} megapixels are read (JPEG photographs: "
-            f"{MAX_PIXELS // 1_000_000}). They are deleted from this server after about {_KEPT_SECONDS // 60} minutes.</p>"
+            f"{MAX_PIXELS // 1_000_000}). They are deleted from this server after about {KEPT_SECONDS // 60} minutes.</p>"
         )
         gradio.HTML(text, elem_classes="demo-note")
 

@@ -16,7 +16,7 @@ from groundup.basis.errors import UsageError
 from groundup.basis.interruption import StopRequest
 from groundup.basis.settings import Settings
 from groundup.runs.reports.comparison import short_names
-from groundup.ship.demo.limits import RequestLimits
+from groundup.ship.demo.limits import KeptFiles, RequestLimits
 from groundup.ship.demo.model import open_run
 from groundup.ship.demo.page import build_page, installed_gradio, look
 from groundup.ship.demo.picture import MAX_BYTES
@@ -67,7 +67,7 @@ def serving(
         stop.check()
         page = build_page(opened, uploads)
         try:
-            _launch(page, settings, port)
+            _launch(page, settings, port, KeptFiles(uploads))
             yield Served(str(page.local_url), page.share_url)
         finally:
             page.close(verbose=False)
@@ -85,7 +85,7 @@ def serve(
             time.sleep(0.1)
 
 
-def _launch(page: Any, settings: DemoSettings, port: int) -> None:
+def _launch(page: Any, settings: DemoSettings, port: int, kept: KeptFiles) -> None:
     from starlette.middleware import Middleware
 
     style = look()
@@ -109,7 +109,7 @@ def _launch(page: Any, settings: DemoSettings, port: int) -> None:
             theme=style.theme,
             css=style.css,
             js=style.js,
-            app_kwargs={"middleware": [Middleware(RequestLimits, upload_bytes=MAX_BYTES)]},
+            app_kwargs={"middleware": [Middleware(RequestLimits, upload_bytes=MAX_BYTES, kept=kept)]},
         )
     except OSError as error:
         raise _cannot_listen(settings, error) from error

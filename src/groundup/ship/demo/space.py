@@ -1,7 +1,8 @@
 """A folder that Hugging Face Spaces runs as it is: the demo of one or several runs, with their weights beside it.
 
     app.py               starts the demo on models/*
-    requirements.txt     groundup with its demo extra
+    requirements.txt     groundup with its demo extra; what groundup needs, if the Space has it
+    groundup/            the package itself, if it was given as a wheel
     README.md            the Space's metadata
     models/NAME/         a publication, and its demo/ with the examples and what pictures are compared with
 
@@ -29,6 +30,7 @@ from groundup.runs.reports.comparison import short_names
 from groundup.ship.demo.facts import FOLDER, write_facts
 from groundup.ship.demo.model import DemoRun, open_run
 from groundup.ship.demo.page import installed_gradio
+from groundup.ship.demo.wheel import Wheel, open_wheel
 from groundup.ship.publish import publish
 from groundup.version import __version__
 
@@ -48,14 +50,22 @@ if __name__ == "__main__":
         serve(models, DemoSettings(host=host, port=port), stop)
 '''
 # torch's builds for processors are a tenth of those for GPUs, which a free Space does not have.
-_REQUIREMENTS = f"--extra-index-url https://download.pytorch.org/whl/cpu\ntorch\ngroundup[demo]=={__version__}\n"
+_FOR_PROCESSORS = "--extra-index-url https://download.pytorch.org/whl/cpu"
+_PYTHON = "3.11"  # Spaces take 3.10 unless told otherwise, which groundup does not run on
 
 
 def write_space(
-    runs: Sequence[Path], place: Path, stop: StopRequest | None = None, say: Callable[[str], None] = lambda text: None
+    runs: Sequence[Path],
+    place: Path,
+    stop: StopRequest | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    *,
+    wheel: Path | None = None,
 ) -> Path:
-    """Write the Space of `runs` to `place`, whole or not at all. UsageError if something lies there, or a run is not finished."""
+    """Write the Space of `runs` to `place`, whole or not at all. wheel: of groundup, whose package comes into the Space; without
+    one the Space installs the release of this version. UsageError if something lies there, or a run is not finished."""
     stop = stop or StopRequest()
+    package = None if wheel is None else open_wheel(wheel)
     gradio_version = installed_gradio()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UsageError(f"--space {place}: exists already, and nothing is overwritten", hint="name a new folder")
@@ -71,7 +81,9 @@ def write_space(
             for run, shown in zip(runs, opened, strict=True):
                 _write_model(run, shown, building / "models" / shown.name)
         (building / "app.py").write_text(_APP)
-        (building / "requirements.txt").write_text(_REQUIREMENTS)
+        (building / "requirements.txt").write_text(_requirements(package))
+        if package is not None:
+            package.unpack(building)
         (building / "README.md").write_text(_readme(opened, gradio_version))
         if place.exists():
             place.rmdir()
@@ -79,7 +91,14 @@ def write_space(
         fsync_folder(place.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+    if package is None:
+        say(f"the Space installs groundup {__version__} from a package index: without a release there, give --wheel")
     return place
+
+
+def _requirements(package: Wheel | None) -> str:
+    wanted = ("torch", f"groundup[demo]=={__version__}") if package is None else package.requirements
+    return "\n".join((_FOR_PROCESSORS, *wanted)) + "\n"
 
 
 def _write_model(run: Path, shown: DemoRun, target: Path) -> None:
@@ -100,6 +119,7 @@ def _readme(runs: Sequence[DemoRun], gradio_version: str) -> str:
         "colorTo": "gray",
         "sdk": "gradio",
         "sdk_version": gradio_version,
+        "python_version": _PYTHON,
         "app_file": "app.py",
         "pinned": False,
         "tags": ["image-classification", "groundup"],

@@ -1,0 +1,125 @@
+"""What ends a run, or changes how it is made, before its first step: batches that torch refuses, hardware and compilers that are
+not there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import groundup
+from groundup.basis.errors import GroundupError, UsageError
+from groundup.basis.interruption import Interrupted, StopRequest
+from groundup.recipe import load_recipe
+from groundup.runs import prepare
+from groundup.runs.check.checking import check
+from groundup.runs.cost.bench import bench
+from groundup.runs.lr_find import lr_find
+from groundup.training import Engine
+
+LONE = r"^GU20[45] .*sees one value per channel"
+
+
+class Small(nn.Module):
+    """A network of one's own for the digits, quick to compile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(images.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.batch_size=1"],
+        ["train.batch_size=33", "train.micro_batch=32"],
+        ["train.batch_size=149", "train.drop_last=false"],
+        ["train.batch_size=1", "check.ignore=[GU204]"],
+    ],
+)
+def test_one_image_per_pass_is_refused_with_overrides_that_train(
+    overrides: list[str], tiny: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=LONE) as caught:
+        groundup.train("digits", [*tiny, *overrides], run=tmp_path / "run")
+    assert caught.value.hint is not None
+    assert "check.ignore" not in caught.value.hint
+    assert not (tmp_path / "run").exists()
+    mended = [*tiny, *overrides, *caught.value.hint.split(), "train.epochs=0.7"]
+    assert groundup.train("digits", mended, run=tmp_path / "run", pictures=False).summary["steps"] >= 1
+
+
+@pytest.mark.parametrize("command", [check, bench, lr_find])
+def test_one_image_per_pass_is_refused_where_nothing_is_trained_too(command: object, tiny: list[str]) -> None:
+    assert callable(command)
+    with pytest.raises(UsageError, match=LONE):
+        command(load_recipe("digits", [*tiny, "train.batch_size=1"]))
+
+
+@pytest.mark.parametrize("override", ["train.device=cuda", "train.precision=fp16", "train.device=gpu"])
+def test_hardware_that_is_not_there_is_refused_before_the_data_is_opened(override: str, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UsageError, match=f"^{override.partition('=')[0]}="):
+        groundup.train("digits", [override, "data.source=folder:nowhere"], run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_compiler_a_run_is_eager_and_says_why_unless_compiling_was_asked_for(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing that was compiled before
+    chosen = load_recipe("digits", tiny)
+    splits = prepare.open_data(chosen, StopRequest())
+    recipe = prepare.with_measured_constants(chosen, splits)
+    always = recipe.model_copy(update={"train": recipe.train.model_copy(update={"compile": "always"})})
+    engine = Engine("cpu", 1, "fp32", True, True, "compiled")
+    with inductor.patch({"cpp.cxx": (None, "/nonexistent/g++")}):
+        plan = prepare.make_plan(recipe, splits)
+        network = prepare.build_network(plan, engine, Small())
+        job, _ = prepare.build_job(plan, engine, network, lambda: None)
+        assert not job.engine.compiled
+        assert job.forward is network
+        assert job.engine.why.startswith("eager: train.compile: at 8 px the network could not be compiled: ")
+        assert "No working C++ compiler" in job.engine.why
+        assert "\n" not in job.engine.why
+        with pytest.raises(GroundupError, match="could not be compiled") as caught:
+            prepare.build_job(prepare.make_plan(always, splits), engine, network, lambda: None)
+    assert caught.value.hint is not None
+    assert "train.compile=never" in caught.value.hint
+
+
+def compiled_or_not(tiny: list[str], network: nn.Module, stop: StopRequest) -> Engine:
+    """The engine after an attempt to compile `network`, which `stop` may end."""
+    engine = Engine("cpu", 1, "fp32", True, True, "compiled")
+    images = [torch.zeros(2, 3, 8, 8)]
+    recipe = load_recipe("digits", tiny)
+    return prepare._compiled_if_it_agrees(recipe, network, engine, images, stop.check, stop.at_once)[0]
+
+
+def test_a_fault_of_the_network_itself_is_not_laid_at_the_compilers_door(tiny: list[str]) -> None:
+    class Broken(Small):
+        def forward(self, images: Tensor) -> Tensor:
+            raise ValueError("a fault of its own")
+
+    with pytest.raises(ValueError, match="a fault of its own"):
+        compiled_or_not(tiny, Broken(), StopRequest())
+
+
+def test_a_request_to_stop_during_compiling_is_no_failure_of_it(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = StopRequest()
+
+    def asked_meanwhile(images: Tensor) -> Tensor:
+        stop.request("asked to")
+        raise RuntimeError("what a compiler makes of it")
+
+    monkeypatch.setattr(prepare, "compile_network", lambda model: asked_meanwhile)
+    with pytest.raises(Interrupted, match="asked to"):
+        compiled_or_not(tiny, Small(), stop)
