@@ -97,7 +97,10 @@ def walk(loader: DecodingLoader, first: int = 0) -> list[Tensor]:
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("groundup-")]
+    """Those of loaders: other tests of this process may have left others."""
+    return [
+        thread.name for thread in threading.enumerate() if thread.name.startswith(("groundup-read", "groundup-decode"))
+    ]
 
 
 def test_batches_do_not_depend_on_workers_or_on_how_far_ahead_they_are_decoded(make_loader: MakeLoader) -> None:

@@ -5,6 +5,8 @@ messages scroll above it. Into a pipe or file: one line per evaluation and messa
 30 seconds. Everything goes to standard error, so that standard output carries results alone.
 """
 
+import contextlib
+import os
 import sys
 import time
 from collections import deque
@@ -93,6 +95,9 @@ class _Console(Console):
     """A console whose reader may go away: rich's own ends the process then, here the tracker fails and is dropped."""
 
     def on_broken_pipe(self) -> None:
+        # What is left in the buffer would fail again when Python ends, and make its exit status 120.
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nobody:
+            os.dup2(nobody.fileno(), self.file.fileno())
         raise BrokenPipeError("nobody reads the terminal output any more")
 
 
