@@ -3,8 +3,14 @@
 import os
 from pathlib import Path
 
+# Read when torch is loaded. The suite runs as one process per core: threads that spin while they wait would take each other's.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
 import pytest
 import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
