@@ -20,7 +20,6 @@ from typing import Any
 
 from groundup.basis.files import write_text
 from groundup.recipe import Recipe
-from groundup.runs.card.earlier import untouched
 from groundup.runs.card.metadata import front_matter
 from groundup.runs.card.text import REPOSITORY, Facts, body
 from groundup.runs.evaluation_file import Sections, read_sections
@@ -62,7 +61,7 @@ def card_of(
     folder: RunFolder, recipe: Recipe, summary: dict[str, Any], sections: Sections | None = None
 ) -> tuple[str, bool]:
     """The text that the card should have now, and whether our parts of it are as groundup wrote them (True without a card)."""
-    return _now(folder, recipe, summary, _parts(folder, recipe, summary, sections), sections)
+    return _now(folder, _parts(folder, recipe, summary, sections))
 
 
 def published_card(
@@ -75,7 +74,7 @@ def published_card(
     """The card as it is published, and whether it says what groundup would say now: False for one whose text of ours was edited. It
     has metadata even if an edited card has none, and the name of the repository."""
     head, written = _parts(folder, recipe, summary, sections, repository)
-    text, ours = _now(folder, recipe, summary, (head, written), sections)
+    text, ours = _now(folder, (head, written))
     if not _HEAD.match(text):
         text = f"---\n{head}---\n\n{text}"
     return text.replace(REPOSITORY, repository) if repository else text, ours
@@ -95,17 +94,13 @@ def with_words_of(theirs: str, ours: str) -> str | None:
     return _renewed(theirs, head[1], marked[0][1]) if len(marked) == 1 and head else None
 
 
-def _now(
-    folder: RunFolder, recipe: Recipe, summary: dict[str, Any], parts: tuple[str, str], sections: Sections | None
-) -> tuple[str, bool]:
+def _now(folder: RunFolder, parts: tuple[str, str]) -> tuple[str, bool]:
     """The card with our parts as they should be; as it is, and False, if they were edited."""
     if not folder.card.exists():
         return whole(*parts), True
     known = folder.card.read_text(encoding="utf-8", errors="replace")
     if renewed := _renewed(known, *parts):
         return renewed, True
-    if untouched(known, recipe, summary, read_sections(folder) if sections is None else sections):
-        return whole(*parts), True
     return known, False
 
 
