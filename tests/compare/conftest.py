@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -21,6 +22,13 @@ FIXED: dict[str, Any] = {
     "track.tensorboard": False,
     "checkpoint.every": "1step",
 }
+
+
+def write_arrays(file: Path) -> None:
+    """240 images of noise in 4 classes, for `arrays:FILE`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 256, (240, 8, 8, 3), dtype=np.uint8)
+    np.savez(file, x_train=noise, y_train=np.arange(240) % 4, x_test=noise[:40], y_test=np.arange(40) % 4)
 
 
 @pytest.fixture(autouse=True, scope="session")

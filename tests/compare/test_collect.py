@@ -40,13 +40,53 @@ def test_a_sweep_holds_its_runs_and_says_what_became_of_the_others(search_folder
     assert (sweep.runs[-1].state, sweep.runs[-1].reason) == ("pruned", "below the median at step 10")
 
 
-def test_overrides_are_read_as_a_mapping_and_as_a_list(search_folder: Path) -> None:
+def test_the_sweep_file_says_which_keys_a_point_stands_for(search_folder: Path) -> None:
     content = json.loads((search_folder / "sweep.json").read_text())
-    content["runs"][0]["overrides"] = ["schedule.max_lr=0.5", "model={name: resnet18, width: 8}", "seed=0"]
+    content["file"] = {
+        "name": "rates",
+        "base": "digits",
+        "fixed": {"train": {"epochs": 2}},
+        "grid": {"optimizer": {"plain": {"optimizer": {"name": "sgd"}}, "adam": {"optimizer": {"name": "adamw"}}}},
+        "rules": [{"when": {"optimizer": ["adam"]}, "set": {"schedule.lr": 0.001}}],
+    }
+    content["runs"] = [{**content["runs"][0], "overrides": {"optimizer": label}} for label in ("plain", "adam", "gone")]
     (search_folder / "sweep.json").write_text(json.dumps(content))
     (sweep,) = collect([search_folder]).sweeps
-    assert sweep.runs[0].overrides == {"schedule.max_lr": 0.5, "model": {"name": "resnet18", "width": 8}}
-    assert set(sweep.runs[1].overrides) == {"schedule.max_lr", "loss.label_smoothing", "model.name"}
+    assert sweep.runs[0].plan == {"train.epochs": 2, "optimizer.name": "sgd"}
+    assert sweep.runs[1].plan == {"train.epochs": 2, "optimizer.name": "adamw", "schedule.lr": 0.001}
+    assert sweep.runs[2].plan == {"optimizer": "gone"}
+    assert list(sweep.labels) == [
+        ("optimizer=plain", {"optimizer.name": "sgd"}),
+        ("optimizer=adam", {"optimizer.name": "adamw"}),
+        ("optimizer=adam", {"schedule.lr": 0.001}),
+    ]
+
+
+def test_a_sweep_file_of_another_version_does_not_keep_its_results_from_being_read(search_folder: Path) -> None:
+    content = json.loads((search_folder / "sweep.json").read_text())
+    content["file"] = {"name": "rates", "key_of_another_version": 1}
+    (search_folder / "sweep.json").write_text(json.dumps(content))
+    (sweep,) = collect([search_folder]).sweeps
+    assert (len(sweep.runs), sweep.labels, sweep.runs[0].plan) == (25, (), sweep.runs[0].overrides)
+
+
+def test_one_damaged_run_of_a_sweep_leaves_the_others(search_folder: Path) -> None:
+    (search_folder / "runs" / "003-seed0" / "summary.json").write_text('{"top1": ')
+    (search_folder / "runs" / "004-seed0" / "recipe.yaml").unlink()
+    found = collect([search_folder])
+    (sweep,) = found.sweeps
+    assert [run.name for run in sweep.runs if run.state == "damaged"] == ["003-seed0", "004-seed0"]
+    assert sum(run.finished for run in sweep.runs) == 22
+    assert ["003-seed0" in found.notes[0], "recipe.yaml" in found.notes[1]] == [True, True]
+
+
+def test_links_are_followed_once_and_a_run_keeps_its_own_name(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run(tmp_path / "disk" / "one", {})
+    make_run(tmp_path / "runs" / "two", {})
+    (tmp_path / "runs" / "elsewhere").symlink_to(tmp_path / "disk")
+    (tmp_path / "runs" / "latest").symlink_to(tmp_path / "runs" / "two")
+    (tmp_path / "runs" / "round").symlink_to(tmp_path / "runs")
+    assert sorted(run.name for run in collect([tmp_path / "runs"]).runs) == ["one", "two"]
 
 
 def test_hand_made_runs_come_in_the_order_in_which_they_began(make_run: MakeRun, tmp_path: Path) -> None:

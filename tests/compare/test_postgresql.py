@@ -1,5 +1,7 @@
 """A sweep kept in a real PostgreSQL, started here on loopback."""
 
+import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -7,13 +9,16 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from groundup.basis.errors import UsageError
+from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.interruption import StopRequest
+from groundup.compare import storages
+from groundup.compare.storages import PostgreSQL
 from groundup.compare.sweep_file import read_sweep
 from groundup.compare.sweeping import begin, join
 from groundup.compare.worker import work
@@ -86,6 +91,10 @@ def test_machines_join_through_the_database_alone(
     here.give_back(other)
     work(here, StopRequest(), lambda line: None)
     assert [run.state for run in there.runs()] == ["done", "done"]
+    told = there.folder / "sweep.json"
+    assert '"done"' not in told.read_text()
+    work(there, StopRequest(), lambda line: None)  # whose runs the other machine has carried out
+    assert [run["state"] for run in json.loads(told.read_text())["runs"]] == ["done", "done"]
     assert [run.value for run in join(database, tmp_path / "third").runs()] == [run.value for run in here.runs()]
 
 
@@ -123,3 +132,38 @@ def test_joining_never_writes_into_a_folder_that_is_not_this_sweeps(
     # Its own folder is joined again and again.
     assert join(database, tmp_path / "here", "joined").folder == tmp_path / "here"
     assert join(database, tmp_path / "there", "joined").folder == join(database, tmp_path / "there", "joined").folder
+
+
+def test_a_lock_that_is_not_let_go_holds_nobody_up_for_ever(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder, other = PostgreSQL(database), PostgreSQL(database)
+    monkeypatch.setattr(storages, "_LOCK_SECONDS", 0.3)
+    with holder.locked():
+        began = time.monotonic()
+        with pytest.raises(GroundupError, match="lock timeout"), other.locked():
+            pass
+        assert time.monotonic() - began < 5
+    monkeypatch.setattr(storages, "_LOCK_SECONDS", 30.0)
+    monkeypatch.setattr(storages, "_HELD_SECONDS", 0.3)
+    with contextlib.ExitStack() as stopped:
+        stopped.enter_context(holder.locked())
+        with other.locked() as now:  # the holder does nothing, as a stopped process does, and is let go of
+            assert now > 0
+        with pytest.raises(GroundupError):  # it learns of it
+            stopped.close()
+
+
+def test_looking_at_a_sweep_in_a_database_writes_nothing(
+    database: str, sweep_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from groundup.cli.sweep import sweep_app
+
+    begin(read_sweep(sweep_file(name="looked-at", seeds=1, storage=database)), tmp_path / "here")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    shown = CliRunner().invoke(sweep_app, ["status", database, "--name", "looked-at"])
+    assert shown.exit_code == 0, shown.output
+    assert "2 waiting" in shown.output
+    assert not list(elsewhere.iterdir())

@@ -181,7 +181,7 @@ def test_the_diary_says_what_was_changed_and_what_came_of_it(
     assert second["changes"] == [{"key": "schedule.max_lr", "before": "0.1", "now": "1e-06"}]
     assert second["top1"] == json.loads((runs_folder / "second" / "summary.json").read_text())["top1"]
     assert re.match(
-        r"(worse than first|no difference to first shown): -?[\d.]+ points \(95% interval",
+        r"(worse than first on validation|no difference to first on validation shown): -?[\d.]+ points \(95% interval",
         second["verdict"].replace("+", ""),
     )
     assert second["shown"] == (not second["difference_interval"][0] <= 0 <= second["difference_interval"][1])
@@ -197,7 +197,7 @@ def test_runs_on_other_test_data_are_not_compared(make_run: MakeRun, tmp_path: P
     assert [len(board["rows"]) for board in document["boards"]] == [2, 1]
     assert all("on different data" in board["notes"][0] for board in document["boards"])
     assert document["history"][1]["difference"] == 0
-    assert "no difference to a shown" in document["history"][1]["verdict"]
+    assert "no difference to a on test shown" in document["history"][1]["verdict"]
     assert document["history"][2]["verdict"] == "not compared with b: other test data"
 
 
@@ -270,14 +270,18 @@ def test_a_place_that_cannot_hold_the_page_is_told(out: str, make_run: MakeRun, 
         write_report([tmp_path / "runs"], tmp_path / out)
 
 
-def test_without_the_chart_library_the_extra_is_named(
+def test_without_the_chart_library_the_tables_are_written_and_the_extra_is_named(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run(tmp_path / "runs" / "a", {})
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(UsageError, match=r"groundup\[report\]"):
-        write_report([tmp_path / "runs"], tmp_path / "report.html")
-    assert not (tmp_path / "report.html").exists()
+    document, page, table = write_report([tmp_path / "runs"], tmp_path / "report.html")
+    assert "groundup[report]" in document["notes"][0]
+    read = Reader(page.read_text(encoding="utf-8"))
+    assert (list(read.scripts), "div" in read.open) == (["data"], False)
+    assert "The page has no charts" in read.text
+    assert 'id="curves-0"' not in page.read_text(encoding="utf-8")
+    assert "The page has no charts" in table.read_text()
 
 
 def test_an_unfinished_run_is_in_the_diary_and_in_no_table(make_run: MakeRun, tmp_path: Path) -> None:
@@ -337,3 +341,159 @@ def test_a_row_whose_seeds_have_failed_stands_after_the_complete_ones_without_a_
     assert any(line.split()[0] == "-." and "INCOMPLETE" in line for line in summary_lines(found) if "lr=0.2" in line)
     assert "schedule.lr=0.2 (INCOMPLETE)" in table.read_text()
     assert 'schedule.lr=0.2 <span class="mark">INCOMPLETE</span>' in page.read_text(encoding="utf-8")
+
+
+def write_sweep(
+    make_run: MakeRun, folder: Path, points: list[dict[str, Any]], values: list[list[float | None]], **more: Any
+) -> list[dict[str, Any]]:
+    """A sweep folder as a sweep leaves it. values: of each seed of each point, None: failed; more: of sweep.json or each run."""
+    entries = []
+    for number, (point, results) in enumerate(zip(points, values, strict=True)):
+        for seed, value in enumerate(results):
+            name = f"{number:03d}-seed{seed}"
+            if value is not None:
+                settings = more["recipe"](point, seed) if "recipe" in more else {}
+                facts = {"data": more["data"](point, seed)} if "data" in more else {}
+                own = {"seed": seed, "about": name, **settings}
+                make_run(folder / "runs" / name, own, top1=value, validation=value, **facts)
+            state = {"state": "failed" if value is None else "done", "value": value, "pflop": 0.2, "seconds": 4.0}
+            entries.append({"name": name, "overrides": point, "seed": seed, "reason": None, **state})
+    document = {"format": 1, "name": "g", "file": more.get("file", {}), "metric": "validation_top1", "mode": "max"}
+    (folder / "sweep.json").write_text(json.dumps({**document, "runs": entries}))
+    return entries
+
+
+CELLS = [{"a": a, "b": b} for a in (0, 1) for b in (0, 1)]
+FULL: list[list[float | None]] = [[0.5, 0.51, 0.53], [0.6, 0.62, 0.62], [0.5, 0.52, 0.52], [0.61, 0.62, 0.65]]
+
+
+def test_effects_are_of_complete_rows_only_and_their_absence_is_told(make_run: MakeRun, tmp_path: Path) -> None:
+    write_sweep(make_run, tmp_path / "full", CELLS, FULL)
+    write_sweep(make_run, tmp_path / "holes", CELLS, [*FULL[:3], [0.99, None, None]])
+    write_sweep(make_run, tmp_path / "empty", CELLS, [*FULL[:3], [None, None, None]])
+    wide = [{"a": a, "b": b} for a in (0, 1, 2) for b in (0, 1)]
+    write_sweep(make_run, tmp_path / "less", wide, [*FULL, [0.9, None, 0.9], [None, None, None]])
+    full, holes, empty, less = (
+        report([tmp_path / name], tmp_path)["boards"][0] for name in ("full", "holes", "empty", "less")
+    )
+    assert full["effects"]["missing"] == 0
+    assert not any("No effects" in said for said in full["in_words"])
+    for board in (holes, empty):
+        assert board["effects"] is None
+        assert (
+            "No effects of the settings are shown: 1 of the grid's 4 combinations lack seeds" in board["in_words"][-1]
+        )
+    assert less["effects"]["settings"] == {"a": ["0", "1"], "b": ["0", "1"]}
+    assert [effect["effect"] for effect in less["effects"]["found"]] == [
+        effect["effect"] for effect in full["effects"]["found"]
+    ]
+    assert "Without 2 combinations that lack seeds." in markdown(report([tmp_path / "less"], tmp_path))
+
+
+def test_hand_made_runs_have_neither_effects_nor_importance(make_run: MakeRun, tmp_path: Path) -> None:
+    for number in range(12):
+        settings = {"loss": {"label_smoothing": number % 3}, "schedule": {"lr": number // 3}}
+        make_run(tmp_path / "grid" / str(number), settings, top1=0.5 + number / 100)
+        drawn = {"loss": {"label_smoothing": number * number}, "schedule": {"lr": number}}
+        make_run(tmp_path / "drawn" / str(number), drawn, top1=0.5 + number / 100)
+    for name in ("grid", "drawn"):
+        (board,) = report([tmp_path / name], tmp_path)["boards"]
+        assert (len(board["rows"]), board["effects"], board["importance"]) == (12, None, None)
+
+
+def test_the_page_names_the_rates_that_labels_and_rules_stand_for(make_run: MakeRun, tmp_path: Path) -> None:
+    points = [{"network": network, "optimizer": name} for network in ("small", "large") for name in ("sgd", "adamw")]
+    file = {
+        "name": "g",
+        "base": "digits",
+        "grid": {
+            "network": {name: {"model.width": width} for name, width in (("small", 8), ("large", 16))},
+            "optimizer": {"sgd": {"schedule.lr": 0.1}, "adamw": {"schedule.lr": 0.001}},
+        },
+        "rules": [{"when": {"network": "large", "optimizer": "sgd"}, "set": {"schedule.lr": 0.05}}],
+    }
+    write_sweep(make_run, tmp_path / "g", points, FULL, file=file)
+    document, page, table = write_report([tmp_path / "g"], tmp_path / "report.html")
+    (board,) = document["boards"]
+    assert board["effects"]["follows"] == ["model.width", "schedule.lr"]
+    assert board["labels"][-1] == {"where": "network=large, optimizer=sgd", "sets": {"schedule.lr": 0.05}}
+    for text in (table.read_text(), Reader(page.read_text(encoding="utf-8")).text):
+        assert "model.width, schedule.lr follow from these and are part of their effects." in text
+        assert "schedule.lr=0.001" in text
+        assert "network=large, optimizer=sgd" in text
+        assert "schedule.lr=0.05" in text
+
+
+def test_a_sweep_over_the_resolution_is_one_table(make_run: MakeRun, tmp_path: Path) -> None:
+    points = [{"data.resolution": side} for side in (32, 48)]
+    write_sweep(make_run, tmp_path / "g", points, FULL[:2], data=lambda point, _: f"decoded at {point}")
+    (board,) = report([tmp_path / "g"], tmp_path)["boards"]
+    assert len(board["rows"]) == 2
+    assert len(board["differences"]) == 1
+
+
+@pytest.mark.parametrize("key", ["data.limit", "data.split_seed", "data.source"])
+def test_a_sweep_over_what_is_measured_on_is_not_one_table(key: str, make_run: MakeRun, tmp_path: Path) -> None:
+    write_sweep(make_run, tmp_path / "g", [{key: value} for value in (1, 2)], FULL[:2])
+    assert [len(board["rows"]) for board in report([tmp_path / "g"], tmp_path)["boards"]] == [1, 1]
+
+
+def test_machines_with_other_images_in_one_sweep_are_told_apart(make_run: MakeRun, tmp_path: Path) -> None:
+    write_sweep(make_run, tmp_path / "g", [{"a": 0}, {"a": 1}], FULL[:2], data=lambda point, _: f"machine {point}")
+    boards = report([tmp_path / "g"], tmp_path)["boards"]
+    assert [len(board["rows"]) for board in boards] == [1, 1]
+    assert "Runs on different data" in boards[0]["notes"][0]
+
+
+def test_seeds_of_a_configuration_whose_measured_constants_differ_are_one_row(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    def measured(_: dict[str, Any], seed: int) -> dict[str, Any]:
+        return {"augment": {"normalize": {"mean": [0.5 + seed / 1000] * 3, "std": [0.2] * 3}}}
+
+    write_sweep(make_run, tmp_path / "g", CELLS, FULL, recipe=measured)
+    (board,) = report([tmp_path / "g"], tmp_path)["boards"]
+    assert [(row["seeds"], row["complete"]) for row in board["rows"]] == [(3, True)] * 4
+
+
+def test_a_run_of_another_machine_counts_with_the_result_that_the_sweep_noted(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    entries = write_sweep(make_run, tmp_path / "g", CELLS, FULL)
+    for name in ("000-seed1", "003-seed0", "003-seed1", "003-seed2"):
+        shutil.rmtree(tmp_path / "g" / "runs" / name)
+    document, page, table = write_report([tmp_path / "g"], tmp_path / "report.html")
+    (board,) = document["boards"]
+    assert board["without"] == []
+    assert "4 of 12 runs have no folder here" in board["notes"][0]
+    rows = {row["label"]: row for row in board["rows"]}
+    assert rows["a=1, b=1"]["results"] == {str(entry["seed"]): entry["value"] for entry in entries[9:]}
+    assert [rows[label]["test"] is None for label in ("a=0, b=0", "a=0, b=1", "a=1, b=1")] == [True, False, True]
+    assert (len(board["curves"]), board["effects"]["missing"]) == (8, 0)
+    for link in Reader(page.read_text(encoding="utf-8")).links:
+        assert (tmp_path / unquote(link)).exists()
+    assert "003-seed2 (no folder here)" in table.read_text()
+
+
+def test_the_markdown_file_has_the_tables_of_the_page(reported: tuple[dict[str, Any], Path], read: Reader) -> None:
+    text = reported[1].with_suffix(".md").read_text()
+    pairs = reported[0]["boards"][0]["differences"]
+    assert len(pairs) == 6
+    rows = text.partition("### All comparisons")[2].partition("###")[0]
+    assert rows.count("\n| schedule.max_lr") == 6
+    for said in ("another seed may turn it round", "whoever goes on from the better run has used the test split"):
+        assert said in text
+        assert said in read.text
+
+
+def test_the_diary_judges_on_validation_where_both_runs_have_it(make_run: MakeRun, tmp_path: Path) -> None:
+    for place, (name, validation) in enumerate([("a", 0.6), ("b", 0.5), ("c", None)]):
+        settings, images = {"loss": {"label_smoothing": place}}, {"validation_images": 2000 if validation else 0}
+        make_run(tmp_path / name, settings, top1=0.5 + place / 10, validation=validation, **images)
+        os.utime(tmp_path / name / "recipe.yaml", (place, place))
+    document = report([tmp_path], tmp_path)
+    _, second, third = document["history"]
+    assert second["verdict"].startswith("worse than a on validation: -10.0 points (95% interval -13.")
+    assert (second["judged_on"], second["shown"]) == ("validation", True)
+    assert third["verdict"].startswith("better than b on test: +10.0 points")
+    assert "1 of 2 verdicts are on the test split" in markdown(document)

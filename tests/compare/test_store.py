@@ -1,6 +1,8 @@
 """The store alone: what it hands out, proposes, and ends, without any training."""
 
+import io
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +12,15 @@ import pytest
 
 from groundup.basis.duration import Clock
 from groundup.basis.errors import GroundupError, UsageError
-from groundup.compare.status import is_over, result_lines, summary_of
+from groundup.compare.status import is_over, result_lines, summary_of, table_of
 from groundup.compare.storages import JournalFile
 from groundup.compare.store import Outcome, Store
 from groundup.compare.sweep_file import read_sweep
 from groundup.compare.sweeping import begin
 from groundup.compare.worker import Watch
 from groundup.tracking import Trackers
+
+from .conftest import FIXED
 
 Write = Callable[..., Path]
 LR = {"low": 1e-4, "high": 1.0, "log": True}
@@ -155,16 +159,17 @@ def test_a_configuration_with_failed_seeds_stands_after_the_complete_ones_and_is
 
 
 class Away(JournalFile):
-    """A journal that can be out of reach, as a database is while it is started again."""
+    """A journal that can be out of reach, as a database is while it is started again, or that time can pass by."""
 
-    away = False
+    away: Exception | bool = False
+    later = 0.0  # seconds
 
     @contextmanager
     def locked(self) -> Iterator[float]:
         if self.away:
-            raise GroundupError("the database does not answer")
+            raise self.away if isinstance(self.away, Exception) else GroundupError("the database does not answer")
         with super().locked() as now:
-            yield now
+            yield now + self.later
 
 
 def test_a_report_that_did_not_get_through_is_told_later_and_pruning_goes_on(sweep_file: Write, tmp_path: Path) -> None:
@@ -230,3 +235,166 @@ def test_a_sweep_in_a_database_does_not_write_into_a_folder_that_is_not_its_own(
         begin(read_sweep(sweep_file(storage="postgresql://nobody@127.0.0.1:9/none")), folder)
     assert "--folder" in (caught.value.hint or "")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(("steps", "fails"), [([], True), ([5, 5], True), ([5, 10], False)])
+def test_a_run_whose_workers_die_one_after_another_without_getting_on_has_failed(
+    steps: list[int], fails: bool, sweep_file: Write, tmp_path: Path
+) -> None:
+    folder = begin(read_sweep(sweep_file(seeds=1)), tmp_path / "sweep").folder
+    storage = Away(folder)
+    store = Store(folder, storage, "small")
+    for death in range(3):
+        lease, _ = store.take(f"worker {death}")
+        assert lease is not None
+        assert lease.name == "000-seed0"
+        if death < len(steps):
+            assert store.report(lease, steps[death], 0.5, Clock(5, 20)) == "go on"
+        storage.later += 1000
+    lease, _ = store.take("the next")
+    assert lease is not None
+    first = store.runs()[0]
+    if not fails:
+        assert (lease.name, first.deaths) == ("000-seed0", 2)
+        return
+    assert lease.name == "001-seed0"
+    assert (first.state, first.owner) == ("failed", None)
+    assert (first.reason or "").startswith("its worker died 3 times")
+    assert store.open_again(failed=True) == 1
+    again, _ = store.take("another")
+    assert again is not None
+    assert (again.name, store.runs()[0].deaths) == ("000-seed0", 0)
+
+
+def test_a_slow_worker_that_loses_its_lease_again_and_again_has_not_died(sweep_file: Write, tmp_path: Path) -> None:
+    folder = begin(read_sweep(sweep_file(seeds=1)), tmp_path / "sweep").folder
+    storage = Away(folder)
+    store = Store(folder, storage, "small")
+    for _ in range(5):
+        slow = store.take("slow")[0]
+        assert slow is not None
+        storage.later += 1000
+        other = store.take("other")[0]
+        assert other is not None
+        assert slow.name == other.name == "000-seed0"
+        store.give_back(other, seconds=60.0)
+        storage.later += 1000
+    assert store.runs()[0].state == "waiting"
+
+
+def test_a_search_of_which_every_run_fails_ends_and_can_be_tried_again(sweep_file: Write, tmp_path: Path) -> None:
+    search = {"space": {"schedule.lr": LR}, "startup": 3}
+    store = begin(read_sweep(sweep_file(grid=None, search=search, seeds=2, budget={"hours": 8.0})), tmp_path / "sweep")
+
+    def carry_out(outcome: Outcome, most: int = 1000) -> list[str]:
+        names: list[str] = []
+        while len(names) < most and (lease := store.take("worker")[0]) is not None:
+            assert store.finish(lease, outcome)
+            names.append(lease.name)
+        return names
+
+    with pytest.raises(
+        GroundupError, match="last 10 configurations have all failed; 009-seed1: no such thing"
+    ) as caught:
+        carry_out(Outcome("failed", "no such thing"))
+    assert "--retry-failed" in (caught.value.hint or "")
+    failed = store.runs()
+    assert len(failed) == 20
+    assert store.open_again(failed=True) == 20
+    assert [(run.name, run.point, run.state, run.reason) for run in store.runs()] == [
+        (run.name, run.point, "waiting", None) for run in failed
+    ]
+    names = carry_out(Outcome("done", None, 0.5), most=24)
+    assert names == [f"{number:03d}-seed{seed}" for number in range(12) for seed in (0, 1)]
+    assert {run.state for run in store.runs()} == {"done"}
+    assert store.open_again(failed=True) == 0
+    assert [run.name for run in Store(store.folder, JournalFile(store.folder), "small").runs()] == names
+
+
+def test_a_sweep_is_gone_on_with_under_another_budget_and_more_seeds(sweep_file: Write, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    old = begin(read_sweep(sweep_file(seeds=2, budget={"runs": 3})), folder)
+    done = 0
+    while (lease := old.take("worker")[0]) is not None:
+        done += 1
+        assert old.finish(lease, Outcome("done", None, float(done)))
+    assert done == 3
+    assert is_over(old)
+    new = begin(read_sweep(sweep_file(seeds=[0, 1, 5], workers=2, lease=7.0)), folder)
+    before = {run.name: run.value for run in new.runs() if run.state == "done"}
+    assert before == {"000-seed0": 1.0, "000-seed1": 2.0, "001-seed0": 3.0}
+    names = []
+    while (lease := old.take("worker")[0]) is not None:  # whoever is at it already goes by the new file
+        names.append(lease.name)
+        assert old.finish(lease, Outcome("done", None, 9.0))
+    assert names == ["000-seed5", "001-seed1", "001-seed5"]
+    assert [row["seeds"] for row in summary_of(new)["configurations"]] == [3, 3]
+    assert is_over(new)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seeds": 1}, "what differs: seeds"),
+        ({"fixed": {**FIXED, "train.epochs": 3}}, r"what differs: fixed\.train\.epochs"),
+        ({"grid": {"schedule.lr": [0.02, 0.06]}, "metric": "validation_loss"}, r"grid\.schedule\.lr\.choice, metric"),
+    ],
+)
+def test_another_sweep_is_refused_by_its_keys(
+    sweep_file: Write, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    begin(read_sweep(sweep_file()), tmp_path / "sweep")
+    with pytest.raises(UsageError, match=told):
+        begin(read_sweep(sweep_file(**changes)), tmp_path / "sweep")
+
+
+def test_the_seeds_of_a_search_stay_and_another_base_recipe_is_named(sweep_file: Write, tmp_path: Path) -> None:
+    search = {"grid": None, "search": {"space": {"schedule.lr": LR}}, "budget": {"runs": 4}}
+    (tmp_path / "mine.yaml").write_text("extends: digits\n")
+    begin(read_sweep(sweep_file(**search, base="mine.yaml", seeds=1)), tmp_path / "sweep")
+    (tmp_path / "mine.yaml").write_text("extends: digits\nloss: {label_smoothing: 0.3}\n")
+    with pytest.raises(UsageError, match=r"what differs: seeds, loss\.label_smoothing of the base recipe"):
+        begin(read_sweep(sweep_file(**search, base="mine.yaml", seeds=2)), tmp_path / "sweep")
+
+
+@pytest.mark.parametrize("error", [OSError("the disk does not answer"), GroundupError("nor does the database")])
+def test_a_lease_is_renewed_again_after_the_store_was_away(error: Exception, sweep_file: Write, tmp_path: Path) -> None:
+    folder = begin(read_sweep(sweep_file(lease=0.5)), tmp_path / "sweep").folder
+    storage = Away(folder)
+    store = Store(folder, storage, "small")
+    lease, _ = store.take("worker")
+    assert lease is not None
+    before = store.runs()[0].deadline
+    storage.away = error
+    with Watch(store, lease).renewing():
+        time.sleep(0.3)
+        storage.away = False
+        end = time.monotonic() + 5
+        while store.runs()[0].deadline == before:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+def test_a_live_table_fits_the_terminal_and_shows_what_runs_and_the_best(sweep_file: Write, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    rates = [round(0.001 * number, 3) for number in range(1, 41)]
+    store = begin(read_sweep(sweep_file(seeds=1, grid={"schedule.lr": rates})), tmp_path / "sweep")
+    for number in range(30):
+        lease, _ = store.take("worker")
+        assert lease is not None
+        assert store.finish(lease, Outcome("done", None, number / 100))
+    assert store.take("worker")[0] is not None
+
+    def shown(height: int | None, width: int = 60) -> list[str]:
+        written = io.StringIO()
+        Console(width=width, height=20, file=written).print(table_of(store, height))
+        return written.getvalue().splitlines()
+
+    lines = shown(20)
+    assert len(lines) < 20
+    names = [word for line in lines for word in line.split() if word.endswith("-seed0")]
+    assert names[:3] == ["030-seed0", "029-seed0", "028-seed0"]
+    assert any(f"{40 - len(names)} more" in line for line in lines)
+    assert sum("-seed0" in line for line in shown(None, 120)) == 40
+    assert sum("-seed0" in line for line in shown(60)) == 40

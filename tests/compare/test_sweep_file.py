@@ -11,6 +11,8 @@ from groundup.compare.plan import check_plan, overrides_of, planned_points
 from groundup.compare.sweep_file import read_sweep
 from groundup.recipe import load_recipe
 
+from .conftest import FIXED
+
 SHIPPED = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 Write = Callable[..., Path]
 
@@ -34,6 +36,26 @@ Write = Callable[..., Path]
         ({"grid": None, "search": {"space": {"schedule.lr": {"low": 0.1, "high": 1}}}}, ["search", "budget.runs"]),
         ({"prune": {"name": "median"}}, ["prune", "only a search prunes"]),
         ({"prune": {"name": "medain"}}, ["prune.name='medain'", "did you mean 'median'"]),
+        (
+            {
+                "grid": None,
+                "search": {
+                    "space": {"size": {"small": {"train": {"batch_size": 20}}, "large": {"train.batch_size": 50}}}
+                },
+                "budget": {"runs": 4},
+                "prune": {"name": "median"},
+            },
+            ["prune", "train.batch_size", "same step"],
+        ),
+        (
+            {
+                "grid": None,
+                "search": {"space": {"train.epochs": {"low": 1, "high": 9}}},
+                "budget": {"runs": 4},
+                "prune": {"name": "hyperband"},
+            },
+            ["prune", "train.epochs"],
+        ),
         ({"rules": [{"when": {"schedule.lr": 0.07}, "set": {"loss.label_smoothing": 0}}]}, ["rules.0.when", "0.02"]),
         ({"storage": "mysql://x/y"}, ["storage", "postgresql://"]),
         ({"storage": "postgresql://me:secret@host/db"}, ["password", "PGPASSWORD"]),
@@ -70,6 +92,69 @@ def test_a_sweep_that_could_not_be_compared_is_refused_before_it_starts(
     sweep = read_sweep(sweep_file(), [override])
     with pytest.raises(UsageError, match=told):
         check_plan(sweep, sweep.base)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"), [("train.epochs=[", "not valid YAML"), ("train={epochs: 2, epochs: 3}", "stands twice")]
+)
+def test_a_mistyped_override_is_told_as_one(sweep_file: Write, override: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told) as caught:
+        read_sweep(sweep_file(), [override])
+    assert repr(override) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {
+                "grid": {
+                    "schedule.lr": [0.02, 0.05],
+                    "how": {"slow": {"schedule.lr": 0.01}, "fast": {"schedule.lr": 0.1}},
+                }
+            },
+            r"configuration 000 .*'slow'.* and configuration 002 .*'slow'.* are the same recipe",
+        ),
+        (
+            {"rules": [{"when": {"schedule.lr": [0.02, 0.05]}, "set": {"schedule.lr": 0.1}}]},
+            r"configuration 000 .* and configuration 001 .* are the same recipe",
+        ),
+        ({"fixed": {**FIXED, "optimizer": {"name": "adamw"}}, "grid": {"optimizer.name": ["sgd", "muon"]}}, "the same"),
+    ],
+)
+def test_an_axis_without_effect_is_refused(sweep_file: Write, changes: dict[str, Any], told: str) -> None:
+    sweep = read_sweep(sweep_file(**changes))
+    with pytest.raises(UsageError, match=told):
+        check_plan(sweep, sweep.base)
+
+
+def test_a_section_of_an_axis_wins_over_a_key_of_fixed_and_a_key_of_an_axis_over_a_section(sweep_file: Write) -> None:
+    bundles = {
+        "steady": {"schedule": {"name": "constant", "lr": 0.1}},
+        "cosine": {"schedule": {"name": "cosine", "lr": 0.2}},
+    }
+    sweep = read_sweep(sweep_file(grid={"how": bundles}), ["schedule.lr=0.05"])
+    rates = [load_recipe("digits", overrides_of(sweep, point, 0, None)).schedule.lr for point in planned_points(sweep)]
+    assert rates == [0.1, 0.2]
+    for order in (["how", "schedule.lr"], ["schedule.lr", "how"]):
+        axes = {
+            "schedule.lr": [0.3, 0.4],
+            "how": {name: {"schedule": {"name": name}} for name in ("constant", "cosine")},
+        }
+        sweep = read_sweep(sweep_file(grid={key: axes[key] for key in order}))
+        recipes = [load_recipe("digits", overrides_of(sweep, point, 0, None)) for point in planned_points(sweep)]
+        assert {(one.schedule.name, one.schedule.lr) for one in recipes} == {
+            (name, rate) for name in ("constant", "cosine") for rate in (0.3, 0.4)
+        }
+
+
+def test_what_a_sweep_varies_is_known_to_the_key(sweep_file: Write) -> None:
+    grid = {"data.resize": ["crop", "squash"], "how": {"a": {"train": {"precision": "bf16"}}, "b": {"model.width": 16}}}
+    rules = [{"when": {"how": "a"}, "set": {"augment": {"policy": []}}}]
+    sweep = read_sweep(sweep_file(grid=grid, rules=rules))
+    varied = ("data", "data.resize", "train", "train.precision", "model.width", "augment.policy")
+    assert [key for key in varied if not sweep.varies(key)] == []
+    assert not any(sweep.varies(key) for key in ("data.source", "data.res", "train.batch_size", "how", "schedule"))
 
 
 def test_overrides_reach_the_sweep_or_every_run(sweep_file: Write) -> None:

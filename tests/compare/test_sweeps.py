@@ -14,14 +14,15 @@ from typing import Any
 import psutil
 import pytest
 
-from groundup.basis.interruption import StopRequest
+from groundup.basis.errors import UsageError
+from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.compare.status import summary_of
 from groundup.compare.store import Store
 from groundup.compare.sweep_file import read_sweep
 from groundup.compare.sweeping import begin, join, run_workers
-from groundup.compare.worker import work
+from groundup.compare.worker import Watch, work
 
-from .conftest import FIXED
+from .conftest import FIXED, write_arrays
 
 Write = Callable[..., Path]
 Start = Callable[[Path], "subprocess.Popen[bytes]"]
@@ -219,7 +220,7 @@ def test_another_sweep_does_not_get_into_the_folder(sweep_file: Write, tmp_path:
 
     begin(read_sweep(sweep_file()), tmp_path / "sweep")
     with pytest.raises(UsageError, match="exists already"):
-        begin(read_sweep(sweep_file(seeds=3)), tmp_path / "sweep")
+        begin(read_sweep(sweep_file(seeds=[1, 2])), tmp_path / "sweep")
 
 
 def test_a_folder_belongs_to_the_sweep_that_made_it(sweep_file: Write, tmp_path: Path) -> None:
@@ -286,10 +287,11 @@ def test_what_a_sweep_writes_does_not_name_the_home_of_its_user(
     sweep_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "people" / "somebody"))
-    place = f"folder:{tmp_path}/people/somebody/photos"
+    write_arrays(tmp_path / "people" / "somebody" / "photos.npz")
+    place = f"arrays:{tmp_path}/people/somebody/photos.npz"
     store = begin(read_sweep(sweep_file(seeds=1, fixed={**FIXED, "data.source": place})), tmp_path / "sweep")
     written = "".join(file.read_text() for file in store.folder.iterdir() if file.is_file())
-    assert "folder:~/photos" in written
+    assert "arrays:~/photos.npz" in written
     assert "somebody" not in written
 
 
@@ -326,13 +328,77 @@ def test_half_a_line_of_a_killed_writer_is_no_harm(sweep_file: Write, tmp_path: 
     assert len(join(str(store.folder)).runs()) == 4
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
+def test_a_signal_at_the_end_of_a_run_ends_the_sweep(
+    sweep_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The result is told when the run has looked for a signal for the last time.
+    monkeypatch.setattr(Watch, "result", lambda self, record: os.kill(os.getpid(), signal.SIGTERM))
+    store = begin(read_sweep(sweep_file(seeds=1)), tmp_path / "sweep")
+    with pytest.raises(Interrupted) as caught, StopRequest().listening() as stop:
+        work(store, stop, lambda line: None)
+    assert caught.value.exit_code == 143
+    assert [run.state for run in store.runs()] == ["done", "waiting"]
+
+
+def test_missing_data_ends_the_worker_and_no_run(sweep_file: Write, tmp_path: Path) -> None:
+    photos, moved = tmp_path / "photos.npz", tmp_path / "moved.npz"
+    file = sweep_file(seeds=1, fixed={**FIXED, "data.source": f"arrays:{photos}"})
+    with pytest.raises(UsageError, match=r"there is no file .*photos\.npz"):
+        begin(read_sweep(file), tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()  # so that the path can be mended
+    write_arrays(photos)
+    store = begin(read_sweep(file), tmp_path / "sweep")
+    photos.rename(moved)
+    with pytest.raises(UsageError, match=r"there is no file .*photos\.npz"):
+        run_workers(store, StopRequest(), lambda line: None)
+    assert [(run.state, run.reason, run.owner) for run in store.runs()] == [("waiting", None, None)] * 2
+    moved.rename(photos)
+    run_workers(store, StopRequest(), lambda line: None)
+    assert [run.state for run in store.runs()] == ["done"] * 2
+
+
+def test_data_that_the_sweep_varies_may_fail_its_run_alone(sweep_file: Write, tmp_path: Path) -> None:
+    write_arrays(tmp_path / "photos.npz")
+    sources = [f"arrays:{tmp_path}/missing.npz", f"arrays:{tmp_path}/photos.npz"]
+    store = carried_out(sweep_file(seeds=1, grid={"data.source": sources}), tmp_path / "sweep")
+    assert [run.state for run in store.runs()] == ["failed", "done"]
+
+
+def test_a_device_that_this_machine_has_not_ends_the_worker_and_no_run(sweep_file: Write, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    store = begin(read_sweep(sweep_file(seeds=1, fixed={**FIXED, "train.device": "cuda"})), tmp_path / "sweep")
+    with pytest.raises(UsageError, match="this machine and this torch do not have it"):
+        run_workers(store, StopRequest(), lambda line: None)
+    assert [run.state for run in store.runs()] == ["waiting"] * 2
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path, status: int = 0) -> None:
     from groundup.cli.main import main
 
     monkeypatch.setattr(sys, "argv", ["groundup", "sweep", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
         main()
-    assert not end.value.code
+    assert (end.value.code or 0) == status
+
+
+def test_a_sweep_without_a_result_has_failed_and_its_runs_are_tried_again_on_request(
+    sweep_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = sweep_file(seeds=1, fixed={**FIXED, "train": {"epochs": 2, "batch_size": 4000, "threads": 1}})
+    command(monkeypatch, "run", file, status=1)
+    said = capsys.readouterr().err
+    assert "no run has a result" in said
+    assert "--retry-failed" in said
+    command(monkeypatch, "run", file, status=1)
+    assert "begins" not in capsys.readouterr().err
+    command(monkeypatch, "run", file, "--retry-failed", status=1)
+    said = capsys.readouterr().err
+    assert "2 failed runs wait again" in said
+    assert said.count("begins") == 2
 
 
 def test_a_dry_run_lists_runs_and_cost_and_starts_nothing(

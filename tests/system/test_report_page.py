@@ -54,7 +54,8 @@ def _as_search(run: Path, folder: Path) -> None:
         (target / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text())
         summary = json.loads((run / "summary.json").read_text())
         (target / "summary.json").write_text(json.dumps({**summary, "pflop": 0.1 * (1 + number % 3)}))
-        point = {"schedule.max_lr": rate, "model.name": ["resnet18", "speed_net"][number % 2]}
+        stochastic = {"model.drop": number / RUNS} if number % 2 == 0 else {}  # an axis that is active for one network
+        point = {"schedule.max_lr": rate, "model.name": ["resnet18", "speed_net"][number % 2], **stochastic}
         facts = {"state": "done", "reason": None, "value": value, "pflop": 0.1, "seconds": 1.0}
         entries.append({"name": target.name, "overrides": point, "seed": 0, **facts})
     content = {"format": 1, "name": "search", "file": {}, "metric": "validation_top1", "mode": "max", "runs": entries}
@@ -88,7 +89,13 @@ def test_every_chart_is_drawn(page: Any) -> None:
     assert len(curves) == RUNS
     assert min(curves) > 10
     assert page.run("document.querySelectorAll('#costs-0 .scatterlayer .point').length") >= RUNS
-    assert page.run("document.querySelectorAll('#parallel-0 .parcoords .y-axis').length") == 3
+    assert page.run("document.querySelectorAll('#parallel-0 .parcoords .y-axis').length") == 4
+    ticks = page.run(
+        "[...document.querySelectorAll('#parallel-0 .parcoords .tick text')].map((tick) => tick.textContent)"
+    )
+    assert ticks.count("not active") == 1
+    assert "0.42" in ticks  # the middle of the numbers, not a name of its own for each of them
+    assert "0.17" not in ticks
     assert page.run("document.querySelectorAll('#curves-1 .scatterlayer .js-line').length") == 2
     buttons = page.run("[...document.querySelectorAll('.modebar-btn')].map((button) => button.dataset.title)")
     assert "Zoom" in buttons

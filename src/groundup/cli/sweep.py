@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from groundup.basis.errors import UsageError
+from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.interruption import StopRequest
 from groundup.cli.options import AsJson, say
 
@@ -18,6 +18,7 @@ Folder = Annotated[Path | None, typer.Option(help="Folder of the sweep; by defau
 StoreArgument = Annotated[
     str, typer.Argument(help="Folder of a sweep, e.g. runs/003-grid, or postgresql://...", show_default=False)
 ]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Let runs that have failed wait again, first.")]
 Name = Annotated[str | None, typer.Option(help="Which sweep, where a database holds several.", show_default=False)]
 
 
@@ -30,6 +31,7 @@ def run(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and their cost; start nothing.")] = False,
     folder: Folder = None,
+    retry_failed: RetryFailed = False,
     as_json: AsJson = False,
 ) -> None:
     """Carry out a sweep, or go on with it.
@@ -45,7 +47,9 @@ def run(
         if dry_run:
             _list(sweep, stop, as_json)
             return
-        store = begin(sweep, folder)
+        store = begin(sweep, folder, stop)
+        if retry_failed:
+            _retry(store)
         run_workers(store, stop, say)
     _result(store, as_json)
 
@@ -55,6 +59,7 @@ def work(
     store: StoreArgument,
     folder: Folder = None,
     name: Name = None,
+    retry_failed: RetryFailed = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no result at the end.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -68,9 +73,15 @@ def work(
         from groundup.compare.sweeping import join
 
         joined = join(store, folder, name)
+        if retry_failed:
+            _retry(joined)
         worker.work(joined, stop, say)
     if not quiet:
         _result(joined, as_json)
+
+
+def _retry(store: Any) -> None:
+    say(f"{store.open_again(failed=True)} failed runs wait again")
 
 
 def _refuse_torchrun() -> None:
@@ -101,7 +112,7 @@ def status(
     from groundup.compare.status import is_over, summary_of, table_of
     from groundup.compare.sweeping import join
 
-    joined = join(store, folder, name)
+    joined = join(store, folder, name, to_work=False)
     if as_json:
         print(json.dumps(summary_of(joined)))
         return
@@ -109,10 +120,11 @@ def status(
     if once or not console.is_terminal:
         console.print(table_of(joined))
         return
-    with StopRequest().listening() as stop, Live(table_of(joined), console=console, auto_refresh=False) as live:
+    with StopRequest().listening() as stop, Live(console=console, auto_refresh=False) as live:
+        live.update(table_of(joined, console.height), refresh=True)
         while not is_over(joined) and stop.pending is None:
             time.sleep(1.0)
-            live.update(table_of(joined), refresh=True)
+            live.update(table_of(joined, console.height), refresh=True)
 
 
 def _list(sweep: Any, stop: StopRequest, as_json: bool) -> None:
@@ -147,4 +159,10 @@ def _list(sweep: Any, stop: StopRequest, as_json: bool) -> None:
 def _result(store: Any, as_json: bool) -> None:
     from groundup.compare.status import result_lines, summary_of
 
-    print(json.dumps(summary_of(store)) if as_json else "\n".join([*result_lines(store), str(store.folder)]))
+    said = summary_of(store)
+    print(json.dumps(said) if as_json else "\n".join([*result_lines(store), str(store.folder)]))
+    if not said["runs"]["done"]:
+        raise GroundupError(
+            f"{store.sweep.name}: no run has a result",
+            hint="once the cause is mended, the same command with --retry-failed tries the failed ones again",
+        )

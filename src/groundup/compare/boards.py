@@ -3,6 +3,8 @@
 Board    groups that may be compared. Runs on different test images, and values measured on different splits, are on different
          boards; every sweep has its own. A board ranks on one metric of one split: a sweep's own metric; of other runs the
          accuracy on validation where every run of the board has one, else the one on test, and then says what that means.
+Images   of runs made by hand: the decoded images and the settings of the split are the same. Of a sweep's runs: the sweep file
+         gives them the same source and split, so a sweep may vary `data.resolution`; unless runs that decode alike found others.
 Beside   the accuracy on test stands in a column of its own and ranks nothing on a board of validation.
 """
 
@@ -22,9 +24,14 @@ SELECTED_ON_TEST = (
 )
 
 
+_SPLIT = ("data.validation", "data.split_seed", "data.limit")  # which images are on validation
+_SOURCE = ("data.source", "data.image", "data.label")
+
+
 @dataclass(frozen=True)
 class Group:
-    """Runs of one recipe, one for each seed that finished. `settings`: where it differs from others on its board.
+    """Runs of one recipe, or of one configuration of a sweep, one for each seed that finished. `settings`: where it differs from
+    others on its board; a key that is not active there is left out.
 
     place: in the order in which the groups came, before they were ranked; missing: planned seeds of the sweep that have no result,
     with their state.
@@ -53,8 +60,9 @@ class Group:
 
     @property
     def tested(self) -> list[float]:
-        """The accuracy on test of each seed."""
-        return list({run.seed: run.summary["top1"] for run in self.runs if run.summary}.values())
+        """The accuracy on test of each seed; nothing where some are not known here."""
+        found = list({run.seed: run.summary["top1"] for run in self.runs if run.summary}.values())
+        return found if len(found) == len(self.results) else []
 
     def mean_of(self, values: Sequence[float | None]) -> float | None:
         """The mean where every run has a value."""
@@ -64,7 +72,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Board:
-    """Groups on one metric of one split, best first, and the runs that have no result. `kind`: sweep or runs."""
+    """Groups on one metric of one split, best first, and the runs that have no result. `kind`: sweep or runs; `labels`: of a sweep
+    file, see `Sweep`."""
 
     title: str
     kind: str
@@ -74,6 +83,7 @@ class Board:
     groups: Sequence[Group]
     without: Sequence[Run]
     notes: Sequence[str] = ()
+    labels: Sequence[tuple[str, Mapping[str, Any]]] = ()
 
     @property
     def is_share(self) -> bool:
@@ -104,27 +114,44 @@ def split_of(metric: str, run: Run) -> str:
 
 
 def _of_sweep(sweep: Sweep) -> list[Board]:
+    known = [run for run in sweep.runs if _has_value(run)]
+    without = [run for run in sweep.runs if not _has_value(run)]
     parts: dict[tuple[Any, ...], list[Run]] = {}
-    without = []
-    for run in sweep.runs:
-        if run.finished and run.value is not None:
-            split = split_of(sweep.metric, run)
-            images = run.validation_images if split == "validation" else run.test_images
-            parts.setdefault((split, *images), []).append(run)
-        else:
-            without.append(run)
+    for run, images in zip(known, _images(known), strict=True):
+        parts.setdefault((split_of(sweep.metric, run), *images), []).append(run)
     if not parts:
         return [Board(f"Sweep {sweep.name}", "sweep", sweep.metric, "validation", sweep.mode, [], without)]
     found = []
     for number, ((split, *_), runs) in enumerate(parts.items(), start=1):
         title = f"Sweep {sweep.name}" + (f", data {number} of {len(parts)}" if len(parts) > 1 else "")
         notes = [_apart(len(parts))] if len(parts) > 1 else []
+        if elsewhere := sum(run.is_elsewhere for run in runs):
+            notes.append(
+                f"{elsewhere} of {len(runs)} runs have no folder here: their results are those that the sweep noted; their "
+                "curves and test results are missing."
+            )
         groups = _groups(runs, {id(run): run.value for run in runs}, sweep.runs)
-        ranked = _ranked(groups, sweep.mode)
-        found.append(
-            Board(title, "sweep", sweep.metric, split, sweep.mode, ranked, without if number == 1 else [], notes)
-        )
+        ranked, others = _ranked(groups, sweep.mode), without if number == 1 else []
+        found.append(Board(title, "sweep", sweep.metric, split, sweep.mode, ranked, others, notes, sweep.labels))
     return found
+
+
+def _has_value(run: Run) -> bool:
+    return run.state == "finished" and run.value is not None
+
+
+def _images(runs: Sequence[Run]) -> list[tuple[Any, ...]]:
+    """What says which images the runs of one sweep were measured on. The fingerprint is of decoded pixels, so it is compared among
+    runs that decode alike, and counts where it differs there: then machines had different data."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        decoding = [
+            f"{key}={value}" for key, value in run.plan.items() if key.startswith("data.") and key not in _SPLIT
+        ]
+        if run.fingerprint is not None:
+            found.setdefault(", ".join(decoding), set()).add(run.fingerprint)
+    differ = any(len(each) > 1 for each in found.values())
+    return [(*(run.plan.get(key) for key in (*_SPLIT, *_SOURCE)), run.fingerprint if differ else None) for run in runs]
 
 
 def _of_runs(title: str, runs: Sequence[Run], several: bool) -> Board:
@@ -144,18 +171,19 @@ def _groups(
 ) -> list[Group]:
     """Runs put together where all but the seed is equal. Two runs of one seed: the later one counts, both are listed.
 
-    planned: every run of a sweep; None for runs that belong to none.
+    planned: every run of a sweep, which says itself what is one configuration; None for runs that belong to none.
     """
     together: dict[str, list[Run]] = {}
     for run in runs:
         own = ((run.summary or {}).get("own")) or {}
-        together.setdefault(json.dumps([run.settings, own], sort_keys=True, default=str), []).append(run)
+        same = [run.settings, own] if planned is None else run.overrides
+        together.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(run)
     members = list(together.values())
     settings = [group[0].settings if planned is None else group[0].overrides for group in members]
     keys = varied(settings)
     found = []
     for place, (group, given) in enumerate(zip(members, settings, strict=True)):
-        differs = {key: given.get(key) for key in keys}
+        differs = {key: given[key] for key in keys if key in given}
         named = ", ".join(f"{key}={short_text(value)}" for key, value in differs.items())
         label = named if planned is not None and named else _name(group, members)
         results = {int(run.seed or 0): value for run in group if (value := values[id(run)]) is not None}

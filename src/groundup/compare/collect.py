@@ -3,7 +3,9 @@
 Run      a folder with recipe.yaml and one of metrics.jsonl, summary.json, environment.json. `settings` are the keys of its recipe,
          dotted; accuracies are fractions, costs PFLOP and seconds of training.
 Sweep    a folder with sweep.json: {"format": 1, "name", "file", "metric", "mode", "runs": [{"name", "overrides", "seed", "state",
-         "reason", "value", "pflop", "seconds"}]}, the run folders under runs/NAME.
+         "reason", "value", "pflop", "seconds"}]}, the run folders under runs/NAME. `overrides` are the values and labels of the
+         axes; `file` is the sweep file, which says what recipe keys they stand for. A run whose folder lies on another machine has
+         the value that the sweep noted.
 Split    where `evaluate.optimistic` is on, what a run calls validation was measured on the test split: it is called test here.
 Began    the time in the first TensorBoard record, which a copy keeps; without one, the time of recipe.yaml on the disk.
 """
@@ -19,6 +21,8 @@ from typing import Any
 import yaml
 
 from groundup.basis.errors import GroundupError, UsageError
+from groundup.compare.sweep_file import Sweep as SweepFile
+from groundup.compare.sweep_file import validate_sweep
 from groundup.runs.evaluation_file import Sections, fullest, read_sections
 from groundup.runs.folder import RunFolder
 from groundup.tracking import jsonl
@@ -26,7 +30,8 @@ from groundup.tracking import jsonl
 SWEEP_FILE = "sweep.json"
 SWEEP_FORMAT = 1
 _RUN_FILES = ("metrics.jsonl", "summary.json", "environment.json")
-_DONE = ("done", "finished", "complete", "completed")
+# What a folder that cannot be read raises.
+_UNREADABLE = (GroundupError, OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError)
 # Keys that do not change what is learned or how it is judged.
 _BESIDE = ("name", "about", "claim", "extends", "track", "checkpoint", "check")
 _WALL_TIME = b"\x09"  # the tag of the first field of a TensorBoard event, after 12 bytes of length and checksum
@@ -34,7 +39,11 @@ _WALL_TIME = b"\x09"  # the tag of the first field of a TensorBoard event, after
 
 @dataclass(frozen=True)
 class Run:
-    """One run. `value`: of the sweep's metric; `state`: finished, unfinished, or what the sweep says of a run that is neither."""
+    """One run. `state`: finished, unfinished, damaged, or what the sweep says of a run that is neither.
+
+    Of a sweep's run: `value` of its metric, `overrides` (axis -> number or label), and `plan`, the keys that the sweep file sets
+    there, dotted; `cost` is PFLOP and seconds.
+    """
 
     folder: Path
     name: str
@@ -49,11 +58,17 @@ class Run:
     seed: int | None = None
     value: float | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    cost: tuple[float | None, float | None] = (None, None)  # of a sweep's run: PFLOP, seconds
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    cost: tuple[float | None, float | None] = (None, None)
 
     @property
     def finished(self) -> bool:
         return self.state == "finished" and self.summary is not None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its folder is not here, and the sweep alone knows its result."""
+        return self.state == "finished" and self.summary is None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -118,13 +133,15 @@ _NEEDED = ("top1", "top1_interval", "images", "pflop", "seconds")
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of one sweep. `mode`: max or min of `metric`."""
+    """The runs of one sweep. `mode`: max or min of `metric`; `labels`: what its labels stand for, see `_labels`."""
 
     folder: Path
     name: str
     metric: str
     mode: str
     runs: Sequence[Run]
+    labels: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -148,16 +165,17 @@ def collect(paths: Sequence[Path]) -> Collection:
                 f"{path}: there is no such folder" if not path.exists() else f"{path}: is a file, not a folder",
                 hint="name run folders, sweep folders, or a folder that holds some, such as runs/",
             )
-        for folder in _found(path):
+        for folder in _found(path, set()):
             if (place := folder.resolve()) in seen or any(parent in seen for parent in place.parents):
                 continue
             seen.add(place)
             try:
                 if (folder / SWEEP_FILE).is_file():
-                    sweeps.append(read_sweep(folder))
+                    sweeps.append(sweep := read_sweep(folder))
+                    notes += sweep.notes
                 else:
                     runs.append(read_run(folder))
-            except (GroundupError, OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            except _UNREADABLE as error:
                 notes.append(f"{folder}: left out, it cannot be read: {_first_line(error)}")
     if not sweeps and not runs:
         where = ", ".join(map(str, paths))
@@ -168,15 +186,20 @@ def collect(paths: Sequence[Path]) -> Collection:
     return Collection(sweeps, sorted(runs, key=lambda run: (run.began, str(run.folder))), notes)
 
 
-def _found(folder: Path) -> Iterator[Path]:
-    """Sweeps and run folders at or below `folder`; what lies inside one is its own."""
+def _found(folder: Path, visited: set[Path]) -> Iterator[Path]:
+    """Sweeps and run folders at or below `folder`; what lies inside one is its own. Links are followed, each place visited once."""
+    if (place := folder.resolve()) in visited:
+        return
+    visited.add(place)
     is_run = (folder / "recipe.yaml").is_file() and any((folder / name).is_file() for name in _RUN_FILES)
     if is_run or (folder / SWEEP_FILE).is_file():
         yield folder
         return
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.is_symlink() and not entry.name.startswith("."):
-            yield from _found(entry)
+    for entry in sorted(
+        folder.iterdir(), key=lambda entry: (entry.is_symlink(), entry)
+    ):  # a run by its own name, not a link's
+        if entry.is_dir() and not entry.name.startswith("."):
+            yield from _found(entry, visited)
 
 
 def read_run(folder: Path, **known: Any) -> Run:
@@ -211,36 +234,65 @@ def read_sweep(folder: Path) -> Sweep:
         raise GroundupError(
             f"{folder / SWEEP_FILE}: has format version {version}; this groundup reads version {SWEEP_FORMAT}"
         )
-    runs = [_run_of_sweep(folder / "runs" / entry["name"], entry) for entry in document["runs"]]
-    return Sweep(
-        folder, str(document.get("name") or folder.name), document["metric"], document.get("mode", "max"), runs
-    )
+    file = _file(document.get("file"))
+    runs = [_run_of_sweep(folder / "runs" / entry["name"], entry, file) for entry in document["runs"]]
+    notes = [f"{run.folder}: cannot be read: {run.reason}" for run in runs if run.state == "damaged"]
+    name, mode = str(document.get("name") or folder.name), document.get("mode", "max")
+    return Sweep(folder, name, document["metric"], mode, runs, _labels(file) if file else (), notes)
 
 
-def _run_of_sweep(folder: Path, entry: Mapping[str, Any]) -> Run:
-    value = entry.get("value")
-    known = {
+def _run_of_sweep(folder: Path, entry: Mapping[str, Any], file: SweepFile | None) -> Run:
+    value, point = entry.get("value"), dict(entry.get("overrides") or {})
+    known: dict[str, Any] = {
         "name": entry["name"],
         "seed": entry.get("seed"),
         "value": value if isinstance(value, int | float) and math.isfinite(value) else None,
-        "overrides": _overrides(entry.get("overrides")),
+        "overrides": point,
+        "plan": flat(_settings(file, point)),
         "reason": str(entry.get("reason") or ""),
         "cost": (entry.get("pflop"), entry.get("seconds")),
+        "state": "finished" if entry.get("state") == "done" else str(entry.get("state") or "unknown"),
     }
-    state = str(entry.get("state") or "unknown")
-    known["state"] = "finished" if state in _DONE else state
-    if not (folder / "recipe.yaml").is_file():
-        return Run(folder, **{**known, "state": "no run folder" if state in _DONE else state})
-    return read_run(folder, **known)
+    if not folder.is_dir():
+        return Run(folder, **known)
+    try:
+        return read_run(folder, **known)
+    except _UNREADABLE as error:
+        return Run(folder, **{**known, "state": "damaged", "reason": _first_line(error)})
 
 
-def _overrides(given: Any) -> dict[str, Any]:
-    """The overrides of a run of a sweep as key -> value, whether written as a mapping or as key=value."""
-    if isinstance(given, Mapping):
-        pairs: list[tuple[str, Any]] = list(given.items())
-    else:
-        pairs = [(key, yaml.safe_load(text)) for key, _, text in (str(item).partition("=") for item in given or [])]
-    return {key: value for key, value in pairs if key != "seed"}
+def _file(values: Any) -> SweepFile | None:
+    """The sweep file that sweep.json holds; None where there is none, or one of another version that is no longer valid."""
+    try:
+        return validate_sweep(values) if values else None
+    except UsageError:
+        return None
+
+
+def _settings(file: SweepFile | None, point: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe keys at `point`; the point itself where the file does not say."""
+    try:
+        return file.settings_at(dict(point)) if file else point
+    except (KeyError, StopIteration, RuntimeError):  # no such axis or label
+        return point
+
+
+def _labels(file: SweepFile) -> list[tuple[str, Mapping[str, Any]]]:
+    """Where the sweep file sets further keys: ("optimizer=sgd", {key: value}) of every label with a bundle, then of every rule."""
+    bundles = [
+        (f"{name}={label}", keys)
+        for name, axis in file.axes.items()
+        if isinstance(axis.choice, Mapping)
+        for label, keys in axis.choice.items()
+    ]
+    rules = [
+        (", ".join(f"{key}={_listed(value)}" for key, value in rule.when.items()), rule.set) for rule in file.rules
+    ]
+    return [(where, flat(keys)) for where, keys in (*bundles, *rules)]
+
+
+def _listed(labels: Any) -> str:
+    return " or ".join(map(str, labels)) if isinstance(labels, list | tuple) else str(labels)
 
 
 def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 Grid     every combination of some settings was run. An effect of a setting is the result at one of its values less that at its
          first, as a mean over all combinations of the others; an interaction is how much the effect of one setting differs
-         between two values of another. Each is a contrast of cell means; its t interval takes the variance within cells (over
-         seeds), sum(n - 1) degrees of freedom; p values are corrected for the number of all of them (Holm).
+         between two values of another. Each is a contrast of cell means, paired by seed: all cells have the same seeds, so what a
+         seed does everywhere cancels, and the t interval takes what is left (`statistics.noise`: one variance for all cells, or,
+         where their spread is unequal, each its own). p values are corrected for the number of all of them (Holm).
 Follows  settings that are given by others, such as a learning rate that is set for each optimizer, are no factors of their own:
          what they do is part of the effect of the settings that they follow.
 Search   the share of the variance of the result that each setting explains in a random forest: fANOVA (F. Hutter, H. Hoos,
@@ -16,16 +17,16 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any
 
-from groundup.compare.statistics import holm, student
+from groundup.compare.statistics import Noise, holm, noise, student
 
 _FEWEST = 10  # finished runs below which importance says nothing
 _MOST_KEYS = 12  # settings above which no grid is looked for
 
-Cell = tuple[Mapping[str, Any], Sequence[float]]
-"""The settings of a group, and its results, one per seed."""
+Cell = tuple[Mapping[str, Any], Mapping[int, float]]
+"""The settings of a group, and its results, seed by seed."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Effect:
-    """A contrast of cell means, in words. `interval`, `p` and `adjusted` are None where no cell has two seeds."""
+    """A contrast of cell means, in words. `interval`, `p` and `adjusted` are None where cells share no two seeds."""
 
     settings: tuple[str, ...]
     what: str
@@ -99,17 +100,18 @@ def find_factors(settings: Sequence[Mapping[str, Any]]) -> Factors | None:
 def grid_effects(cells: Sequence[Cell], factors: Factors, confidence: float = 0.95) -> list[Effect]:
     """Main effects and two-way interactions, against the first value of each setting."""
     place = {tuple(as_text(settings.get(key)) for key in factors.levels): results for settings, results in cells}
+    left = noise(place)
     found = []
     for key, (first, *others) in factors.levels.items():
         for other in others:
             weights = _weights(place, factors, {key: (other, first)})
-            found.append(_contrast((key,), f"{key}: {other} instead of {first}", weights, place, confidence))
+            found.append(_contrast((key,), f"{key}: {other} instead of {first}", weights, place, left, confidence))
     for one, two in itertools.combinations(factors.levels, 2):
         for a, b in itertools.product(factors.levels[one][1:], factors.levels[two][1:]):
             base_a, base_b = factors.levels[one][0], factors.levels[two][0]
             weights = _weights(place, factors, {one: (a, base_a), two: (b, base_b)})
             what = f"{one}: {a} instead of {base_a}, at {two} {b} more than at {base_b}"
-            found.append(_contrast((one, two), what, weights, place, confidence))
+            found.append(_contrast((one, two), what, weights, place, left, confidence))
     adjusted = iter(holm([effect.p for effect in found if effect.p is not None]))
     return [effect if effect.p is None else replace(effect, adjusted=next(adjusted)) for effect in found]
 
@@ -134,15 +136,14 @@ def _contrast(
     settings: tuple[str, ...],
     what: str,
     weights: Mapping[tuple[str, ...], float],
-    place: Mapping[tuple[str, ...], Sequence[float]],
+    place: Mapping[tuple[str, ...], Mapping[int, float]],
+    left: Noise | None,
     confidence: float,
 ) -> Effect:
-    effect = sum(weight * fmean(place[cell]) for cell, weight in weights.items())
-    freedom = sum(len(results) - 1 for results in place.values())
-    inside = sum(variance(results) * (len(results) - 1) for results in place.values() if len(results) > 1)
-    if not freedom or inside <= 1e-24:
+    effect = sum(weight * fmean(place[cell].values()) for cell, weight in weights.items())
+    error, freedom = left.error(weights) if left else (0.0, 0.0)
+    if error <= 1e-12:
         return Effect(settings, what, effect, None, None, None, confidence)
-    error = math.sqrt(inside / freedom * sum(weight**2 / len(place[cell]) for cell, weight in weights.items()))
     interval, p = student(effect, error, freedom, confidence)
     return Effect(settings, what, effect, interval, p, None, confidence)
 
@@ -153,6 +154,8 @@ def importance(settings: Sequence[Mapping[str, Any]], results: Sequence[float]) 
     if len(settings) < _FEWEST or len(keys) < 2 or len(set(results)) < 2:
         return None
     rows = [{key: entry.get(key) for key in keys} for entry in settings]
+    for key in filter(lambda key: _numeric(rows, key), keys):
+        _place_inactive(rows, key)
     shares = _fanova(rows, keys, results)
     method = "fANOVA (Optuna)"
     if shares is None:
@@ -166,7 +169,23 @@ def importance(settings: Sequence[Mapping[str, Any]], results: Sequence[float]) 
 
 
 def _numeric(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
-    return all(isinstance(row[key], int | float) and not isinstance(row[key], bool) for row in rows)
+    """Whether the values are numbers, but for rows where the setting is not active."""
+    known = [row[key] for row in rows if row[key] is not None]
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
+    return numbers and len(set(known)) > 1
+
+
+def _is_log(low: float, high: float) -> bool:
+    return low > 0 and high / low >= 10
+
+
+def _place_inactive(rows: Sequence[dict[str, Any]], key: str) -> None:
+    """Put rows where the setting is not active in the middle of its range: whether it is active, the setting above it says."""
+    known = [row[key] for row in rows if row[key] is not None]
+    low, high = float(min(known)), float(max(known))
+    middle = math.sqrt(low * high) if _is_log(low, high) else (low + high) / 2
+    for row in rows:
+        row[key] = middle if row[key] is None else row[key]
 
 
 def _fanova(
@@ -184,7 +203,7 @@ def _fanova(
         values = [row[key] for row in rows]
         if _numeric(rows, key):
             low, high = float(min(values)), float(max(values))
-            spaces[key] = optuna.distributions.FloatDistribution(low, high, log=low > 0 and high / low >= 10)
+            spaces[key] = optuna.distributions.FloatDistribution(low, high, log=_is_log(low, high))
         else:
             spaces[key] = optuna.distributions.CategoricalDistribution(sorted({as_text(value) for value in values}))
     told = optuna.logging.get_verbosity()

@@ -1,9 +1,11 @@
 """Hand-made runs as a diary: in the order in which they began, what was changed against the run before, the result, the verdict.
 
 Result   the accuracy on test with its interval over test images, as the run's summary has it.
-Verdict  the difference to the finished run before, if both were tested on the same images, with the interval of R. G. Newcombe
-         for shares that were counted apart (`evaluation.intervals.newcombe`). The run folders do not hold who was right on which
-         image; the paired interval of `groundup evaluate A B` is as a rule narrower, because networks agree on most images.
+Verdict  the difference to the finished run before: on validation if both have the same validation images, so that whoever goes on
+         from the better run has not chosen on test; else on test, if both were tested on the same images. With the interval of
+         R. G. Newcombe for shares that were counted apart (`evaluation.intervals.newcombe`). The run folders do not hold who was
+         right on which image; the paired interval of `groundup evaluate A B` is as a rule narrower, because networks agree on most
+         images.
 Hurts    one seed each: the verdict is on these two trained networks. Another seed may turn it round; a table of groups of seeds
          says what a change of the recipe does.
 """
@@ -19,7 +21,7 @@ _ABSENT = "(absent)"
 
 
 def history(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per run, in time order: {run, began, changes, top1, interval, split, verdict, difference, optimistic ...}."""
+    """One row per run, in time order: {run, began, changes, top1, interval, split, verdict, judged_on, difference ...}."""
     rows = []
     before: Run | None = None
     finished: Run | None = None
@@ -68,29 +70,42 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
 
 
 def verdict(run: Run, before: Run | None) -> dict[str, Any]:
-    """{verdict, difference, difference_interval, shown} of a run against the finished one before it."""
-    none = {"difference": None, "difference_interval": None, "shown": None}
+    """{verdict, judged_on, difference, difference_interval, shown} of a run against the finished one before it."""
+    none = {"judged_on": None, "difference": None, "difference_interval": None, "shown": None}
     if not run.finished:
         return {"verdict": f"no result: {run.state}" + (f", {run.reason}" if run.reason else ""), **none}
     if before is None:
         return {"verdict": "the first result", **none}
     if run.test_images != before.test_images:
         return {"verdict": f"not compared with {before.name}: other test data", **none}
-    now, then = run.summary or {}, before.summary or {}
-    low, high = newcombe(_counts(now), _counts(then))
-    difference = now["top1"] - then["top1"]
+    counts = _on_validation(run), _on_validation(before)
+    split = "validation" if all(counts) and run.validation_images == before.validation_images else "test"
+    now, then = counts if split == "validation" else (_on_test(run), _on_test(before))
+    assert now is not None
+    assert then is not None
+    low, high = newcombe(now, then)
+    difference = now[0] / now[1] - then[0] / then[1]
     shown = not low <= 0 <= high
+    optimistic = run.optimistic or before.optimistic
     return {
-        "verdict": _in_words(difference, (low, high), shown, before.name, run.optimistic or before.optimistic),
+        "verdict": _in_words(difference, (low, high), shown, f"{before.name} on {split}", optimistic),
+        "judged_on": split,
         "difference": difference,
         "difference_interval": [low, high],
         "shown": shown,
     }
 
 
-def _counts(summary: Mapping[str, Any]) -> tuple[int, int]:
+def _on_test(run: Run) -> tuple[int, int]:
     """(images that it has right, images)."""
+    summary = run.summary or {}
     return round(summary["top1"] * summary["images"]), summary["images"]
+
+
+def _on_validation(run: Run) -> tuple[int, int] | None:
+    """The same; None where the run has no result on validation, or does not say on how many images."""
+    images = (run.summary or {}).get("validation_images")
+    return (round(run.validation_top1 * images), images) if images and run.validation_top1 is not None else None
 
 
 def _in_words(difference: float, interval: tuple[float, float], shown: bool, before: str, optimistic: bool) -> str:

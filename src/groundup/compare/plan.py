@@ -82,9 +82,12 @@ def check_recipe(sweep: Sweep, recipe: Recipe, where: str) -> None:
         )
 
 
-def check_plan(sweep: Sweep, base: str | Path) -> None:
-    """UsageError for a base recipe or a cell of a grid that is no recipe. Drawn and proposed values are judged when they run."""
+def check_plan(sweep: Sweep, base: str | Path) -> Recipe:
+    """The recipe of the first run. UsageError for a base recipe or a cell of a grid that is no recipe, and for two equal cells.
+    Drawn and proposed values are judged when they run."""
     points = planned_points(sweep) if sweep.kind == "grid" else [{}]
+    first: Recipe | None = None
+    known: dict[str, str] = {}  # recipe -> configuration
     for number, point in enumerate(points):
         where = f"configuration {number:03d} {point}" if point else "the base recipe"
         try:
@@ -92,3 +95,11 @@ def check_plan(sweep: Sweep, base: str | Path) -> None:
         except UsageError as error:
             raise UsageError(f"{where}: {error.message}", hint=error.hint) from None
         check_recipe(sweep, recipe, where)
+        first = first or recipe
+        if (same := known.setdefault(recipe.model_dump_json(), where)) != where:
+            raise UsageError(
+                f"{same} and {where} are the same recipe: an axis has no effect",
+                hint="a later axis or a rule sets the same key again, or two of its labels mean the same",
+            )
+    assert first is not None
+    return first

@@ -101,22 +101,28 @@
 
   function parallel(board, element) {
     show(element, () => {
-      const keys = [...new Set(board.rows.flatMap((row) => Object.keys(row.settings)))];
-      const text = (value) => typeof value === "string" ? value : JSON.stringify(value === undefined ? null : value);
+      const rows = board.rows.filter((row) => row.complete);
+      const keys = [...new Set(rows.flatMap((row) => Object.keys(row.settings)))];
+      const text = (value) => typeof value === "string" ? value : value === undefined ? "not active" : JSON.stringify(value);
       const dimensions = keys.map((key) => {
-        const values = board.rows.map((row) => row.settings[key]);
-        if (!values.every((value) => typeof value === "number")) {
+        const values = rows.map((row) => row.settings[key]);
+        const known = values.filter((value) => value !== undefined);
+        if (!known.every((value) => typeof value === "number")) {
           const levels = [...new Set(values.map(text))].sort();
           return { label: escaped(key), values: values.map((value) => levels.indexOf(text(value))), tickvals: levels.map((_, place) => place),
             ticktext: levels.map(escaped) };
         }
-        const low = Math.min(...values), high = Math.max(...values);
-        if (!(low > 0 && high / low >= 10)) return { label: escaped(key), values };
-        const shown = [...new Set([low, Math.sqrt(low * high), high])];
-        return { label: escaped(key) + " (log)", values: values.map(Math.log10), tickvals: shown.map(Math.log10),
-          ticktext: shown.map((value) => value.toPrecision(2)) };
+        const low = Math.min(...known), high = Math.max(...known), log = low > 0 && high / low >= 10;
+        if (!log && known.length === values.length) return { label: escaped(key), values };
+        const scale = log ? Math.log10 : (value) => value;
+        const shown = [...new Set([low, log ? Math.sqrt(low * high) : (low + high) / 2, high])];
+        // Rows where the setting is not active have a place of their own, below the range.
+        const beside = scale(low) - 0.2 * (scale(high) - scale(low) || 1);
+        const off = known.length < values.length ? [beside] : [];
+        return { label: escaped(key) + (log ? " (log)" : ""), values: values.map((value) => value === undefined ? beside : scale(value)),
+          tickvals: [...off, ...shown.map(scale)], ticktext: [...off.map(() => "not active"), ...shown.map((value) => String(+value.toPrecision(2)))] };
       });
-      const results = board.rows.map((row) => row.mean);
+      const results = rows.map((row) => row.mean);
       dimensions.push({ label: escaped(board.metric), values: results, tickformat: board.share ? ".1%" : "" });
       return [[{ type: "parcoords", dimensions, labelfont: { color: colour("--text") }, tickfont: { color: colour("--text") },
         rangefont: { color: colour("--soft") }, unselected: { line: { opacity: 0.08 } },

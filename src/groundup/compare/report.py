@@ -3,9 +3,10 @@
 Accuracies and their differences are fractions, costs PFLOP and seconds of training. Paths are relative to the folder of the page.
 """
 
+import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,9 +15,9 @@ from groundup.basis.errors import UsageError
 from groundup.basis.files import write_text
 from groundup.compare.boards import Board, Group, boards, split_of
 from groundup.compare.collect import Collection, Run, collect
-from groundup.compare.effects import Effect, find_factors, grid_effects, importance
+from groundup.compare.effects import Effect, Factors, find_factors, grid_effects, importance, varied
 from groundup.compare.history import history
-from groundup.compare.report_page import is_page, page
+from groundup.compare.report_page import chart_library, is_page, page
 from groundup.compare.report_text import is_markdown, markdown
 from groundup.compare.statistics import Difference, differences, pareto_front, spread
 from groundup.version import __version__
@@ -33,7 +34,8 @@ Document = dict[str, Any]
 def write_report(paths: Sequence[Path], out: Path) -> tuple[Document, Path, Path]:
     """Report on what lies under `paths`: the document, the page and the Markdown file, beside each other.
 
-    A file that is no earlier report is never overwritten: both get a number.
+    A file that is no earlier report is never overwritten: both get a number. Without the chart library the page has tables only,
+    and a note of the document says so.
     """
     _check_place(out)
     document = report(paths, out.parent)
@@ -41,7 +43,12 @@ def write_report(paths: Sequence[Path], out: Path) -> tuple[Document, Path, Path
     while not (is_page(place) and is_markdown(place.with_suffix(".md"))):
         number += 1
         place = out.with_stem(f"{out.stem}-{number}")
-    content = page(document)
+    charts = chart_library()
+    if charts is None:
+        document["notes"].append(
+            "The page has no charts: they need the package plotly (pip install 'groundup[report]')."
+        )
+    content = page(document, charts)
     write_text(place, content)
     write_text(place.with_suffix(".md"), markdown(document))
     return document, place, place.with_suffix(".md")
@@ -80,14 +87,14 @@ def _optimistic(collection: Collection) -> list[str]:
 
 
 def _board(board: Board, base: Path) -> Document:
-    groups = board.groups
-    pairs = differences({group.label: group.results for group in groups if group.complete})
-    in_order = sorted(groups, key=lambda group: group.place)
-    settings = [group.settings for group in in_order]
-    factors = find_factors(settings) if len(groups) >= 4 else None
-    grid = factors is not None and len(factors.levels) >= 2
-    cells = [(group.settings, list(group.results.values())) for group in in_order]
-    weighed = None if grid else importance(settings, [group.spread.mean for group in in_order])
+    whole = [group for group in sorted(board.groups, key=lambda group: group.place) if group.complete]
+    pairs = differences({group.label: group.results for group in board.groups if group.complete})
+    settings = [group.settings for group in whole]
+    planned = _planned(board)
+    factors = _grid(settings) if board.kind == "sweep" else None
+    searched = board.kind == "sweep" and factors is None and _grid(planned) is None
+    weighed = importance(settings, [group.spread.mean for group in whole]) if searched else None
+    missing = len(planned) - len(whole) if _grid(planned) else 0
     return {
         "title": board.title,
         "kind": board.kind,
@@ -98,21 +105,53 @@ def _board(board: Board, base: Path) -> Document:
         "notes": list(board.notes),
         "rows": _rows(board, base),
         "differences": [_pair(pair, board.mode) for pair in pairs],
-        "in_words": _in_words(board, pairs),
+        "labels": [{"where": where, "sets": dict(keys)} for where, keys in board.labels],
+        "in_words": [*_in_words(board, pairs), *_no_effects(missing, len(planned), factors)],
         "effects": {
             "settings": factors.levels,
-            "follows": factors.follows,
-            "found": [_effect(effect) for effect in grid_effects(cells, factors)],
+            "follows": _follows(whole, factors),
+            "missing": missing,
+            "found": [
+                _effect(effect)
+                for effect in grid_effects([(group.settings, group.results) for group in whole], factors)
+            ],
         }
-        if grid and factors
+        if factors
         else None,
         "importance": vars(weighed) if weighed else None,
-        "parallel": not grid and board.kind == "sweep" and len(groups) >= _FEWEST_PARALLEL,
+        "parallel": searched and len(whole) >= _FEWEST_PARALLEL,
         "curves": _curves(board),
         "without": [
             {"name": run.name, "seed": run.seed, "state": run.state, "reason": run.reason} for run in board.without
         ],
     }
+
+
+def _planned(board: Board) -> list[Mapping[str, Any]]:
+    """The configurations of a sweep, with or without a result."""
+    runs = [*(group.runs[0] for group in board.groups), *board.without]
+    return list({json.dumps(run.overrides, sort_keys=True, default=str): run.overrides for run in runs}.values())
+
+
+def _grid(settings: Sequence[Mapping[str, Any]]) -> Factors | None:
+    """The full grid that these configurations are, of two settings at least."""
+    factors = find_factors(settings) if len(settings) >= 4 else None
+    return factors if factors and len(factors.levels) >= 2 else None
+
+
+def _follows(groups: Sequence[Group], factors: Factors) -> list[str]:
+    """What is given by the settings of the grid: other settings, and the recipe keys that labels and rules stand for."""
+    axes = {key for group in groups for key in group.runs[0].overrides}
+    return [*factors.follows, *(key for key in varied([group.runs[0].plan for group in groups]) if key not in axes)]
+
+
+def _no_effects(missing: int, planned: int, factors: Factors | None) -> list[str]:
+    if not missing or factors:
+        return []
+    return [
+        f"No effects of the settings are shown: {missing} of the grid's {planned} combinations lack seeds, and effects compare "
+        "complete grids."
+    ]
 
 
 def _rows(board: Board, base: Path) -> list[Document]:
@@ -167,6 +206,8 @@ def _measured(facts: Sequence[Document], key: str) -> Document | None:
 
 
 def _linked(run: Run, base: Path) -> Document:
+    if run.is_elsewhere:
+        return {"name": run.name, "seed": run.seed, "folder": None, "recipe": None, "command": None}
     folder = _link(run.folder, base)
     recipe = f"{folder}/recipe.yaml"
     return {
@@ -244,7 +285,7 @@ def _in_words(board: Board, pairs: Sequence[Difference]) -> list[str]:
     if flat:
         said.append(f"{_count(flat)} cannot be judged: the difference is the same with every seed.")
     said.append(
-        f"Judged over the choice of seeds at 5% for {_count(len(pairs))} together (Holm); intervals are 95% each. "
+        f"Judged over the choice of seeds at about 5% for {_count(len(pairs))} together (Holm); intervals are 95% each. "
         f"{_methods(pairs)} What other images would do is not in it."
     )
     return said
@@ -257,6 +298,7 @@ def _count(comparisons: int) -> str:
 def _methods(pairs: Sequence[Difference]) -> str:
     known = {
         "same seeds, spread of all groups": "seed by seed, with one estimate of the spread from all rows",
+        "same seeds, spread of both groups": "seed by seed, with each row's own spread (rows vary unequally, or have two seeds)",
         "same seeds": "seed by seed, each pair with its own spread",
         "other seeds": "with unequal spread, where fewer than two seeds are shared",
     }

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from groundup.basis.errors import UsageError
 from groundup.compare import report_text as text
 
 _MARK = '<meta name="generator" content="groundup report">'
@@ -36,8 +35,8 @@ def is_page(path: Path) -> bool:
     return text.may_be_written(path, _MARK)
 
 
-def page(document: dict[str, Any]) -> str:
-    """The page, HTML. UsageError without the chart library."""
+def page(document: dict[str, Any], charts: str | None) -> str:
+    """The page, HTML. `charts`: the chart library; None for a page of tables."""
     title = html.escape(document["title"])
     style = (_HERE / "report.css").read_text(encoding="utf-8")
     parts = [
@@ -47,13 +46,13 @@ def page(document: dict[str, Any]) -> str:
         f"<title>{title}: report</title>\n<style>{style}</style>\n</head>\n<body>",
         f'<header><p class="soft">groundup {html.escape(document["groundup"])}, report</p><h1>{title}</h1></header>',
         *(_note(note) for note in document["notes"]),
-        *(_board(number, board) for number, board in enumerate(document["boards"])),
+        *(_board(number, board, charts is not None) for number, board in enumerate(document["boards"])),
         _history(document),
         f'<script type="application/json" id="data">{_embedded(document)}</script>',
     ]
-    if any(board["rows"] or board["curves"] for board in document["boards"]):
+    if charts and any(board["rows"] or board["curves"] for board in document["boards"]):
         parts += [
-            f"<script>{_library()}</script>",
+            f"<script>{charts}</script>",
             f"<script>{(_HERE / 'report.js').read_text(encoding='utf-8')}</script>",
         ]
     return "\n".join([*parts, "</body>\n</html>\n"])
@@ -64,21 +63,21 @@ def _embedded(document: dict[str, Any]) -> str:
     return json.dumps(document, default=str).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _library() -> str:
+def chart_library() -> str | None:
+    """plotly.js; None where the package is not installed."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
-        raise UsageError(
-            "groundup report: the charts need the package plotly, which is not installed",
-            hint="pip install 'groundup[report]'",
-        ) from None
+        return None
     return str(get_plotlyjs()).replace("</script", "<\\/script")
 
 
-def _board(number: int, board: dict[str, Any]) -> str:
+def _board(number: int, board: dict[str, Any], charts: bool) -> str:
     inside = [f'<p class="soft">{html.escape(text.ranked_on(board))}</p>', *(_note(note) for note in board["notes"])]
     if board["rows"]:
         inside.append(_ranking(board))
+    if board["labels"]:
+        inside.append(f'<h3>{text.LABELS}</h3><p class="soft">{text.LABELS_SAID}</p>{_table(*text.labels(board))}')
     if board["in_words"]:
         said = "".join(f"<li>{html.escape(line)}</li>" for line in board["in_words"])
         inside.append(f"<h3>Which differences are real</h3><ul>{said}</ul>")
@@ -89,32 +88,25 @@ def _board(number: int, board: dict[str, Any]) -> str:
         inside.append(_table(*text.effects(board)))
     if board["importance"]:
         inside.append(_importance(board))
-    if board["parallel"]:
-        inside.append(
-            _chart("Settings and results", "parallel", number, "Drag along an axis to keep the lines that pass there.")
-        )
-    if board["curves"]:
-        inside.append(
-            _chart(
-                "Learning curves",
-                "curves",
-                number,
-                "Drag to zoom, double-click to go back; a click on the legend hides a series.",
-                True,
-            )
-        )
-    if sum(row["pflop"] is not None for row in board["rows"]) > 1:
-        inside.append(
-            _chart(
-                "Cost against result",
-                "costs",
-                number,
-                "On the dotted front nothing is as cheap and better. Bars: 95% over seeds.",
-            )
-        )
+    inside += _charts(number, board) if charts else []
     if board["without"]:
         inside.append(f"<h3>Runs without a result</h3>{_table(*text.without(board))}")
     return f"<section><h2>{html.escape(board['title'])}</h2>\n{''.join(inside)}\n</section>"
+
+
+def _charts(number: int, board: dict[str, Any]) -> list[str]:
+    found = []
+    if board["parallel"]:
+        found.append(
+            _chart("Settings and results", "parallel", number, "Drag along an axis to keep the lines that pass there.")
+        )
+    if board["curves"]:
+        said = "Drag to zoom, double-click to go back; a click on the legend hides a series."
+        found.append(_chart("Learning curves", "curves", number, said, True))
+    if sum(row["pflop"] is not None for row in board["rows"]) > 1:
+        said = "On the dotted front nothing is as cheap and better. Bars: 95% over seeds."
+        found.append(_chart("Cost against result", "costs", number, said))
+    return found
 
 
 def _ranking(board: dict[str, Any]) -> str:
@@ -128,6 +120,8 @@ def _runs(row: dict[str, Any]) -> str:
     entries = "".join(
         f"<div>{_anchor(run['folder'] + '/', run['name'])} {_anchor(run['recipe'], 'recipe')}</div>"
         f"<code>{html.escape(run['command'])}</code>"
+        if run["folder"]
+        else f"<div>{html.escape(run['name'])} ({text.ELSEWHERE})</div>"
         for run in row["runs"]
     )
     return f"<details><summary>{len(row['runs'])} run{'s' if len(row['runs']) > 1 else ''}</summary>{entries}</details>"
@@ -165,13 +159,7 @@ def _history(document: dict[str, Any]) -> str:
         [_cell(row[0]), _anchor(entry["folder"] + "/", row[1]), *(_cell(cell) for cell in row[2:])]
         for row, entry in zip(rows, document["history"], strict=True)
     ]
-    said = (
-        "Each verdict compares two trained networks, one seed each, over the choice of test images: another seed may turn it "
-        "round. The intervals take the two runs as tested on different images; those of groundup evaluate A B are narrower."
-    )
-    many = sum(entry["difference"] is not None for entry in document["history"])
-    if many >= 5:
-        said += f" Of {many} verdicts, one in twenty is shown at 95% where there is no difference."
+    said = text.diary_said(document)
     title = "<h2>The runs in the order in which they began</h2>"
     return f'<section>{title}<p class="soft">{html.escape(said)}</p>{_grid(head, cells)}</section>'
 

@@ -5,8 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from groundup.compare.effects import short_text
+
 _MARK = "<!-- groundup report -->"
 _MOST_LINES = 10
+ELSEWHERE = "no folder here"
+LABELS = "What the names of the rows stand for"
+LABELS_SAID = "Recipe keys that the sweep file sets for them; of the same key the later line counts."
 _MOST_CHANGES = 12  # changed keys that one row of the diary names
 
 
@@ -38,7 +43,11 @@ def markdown(document: dict[str, Any]) -> str:
             head, rows = ranking(board)
             links = [_links(entry) for entry in board["rows"]]
             parts.append(_table([*head, "runs"], rows, links))
+        if board["labels"]:
+            parts += [f"### {LABELS}", LABELS_SAID, _table(*labels(board))]
         parts += ["\n".join(f"- {_plain(said)}" for said in board["in_words"])] if board["in_words"] else []
+        if board["differences"]:
+            parts += ["### All comparisons", _table(*comparisons(board))]
         if board["effects"]:
             parts += ["### Effects", effects_said(board), _table(*effects(board))]
         if board["importance"]:
@@ -46,7 +55,7 @@ def markdown(document: dict[str, Any]) -> str:
         if board["without"]:
             parts += ["### Runs without a result", _table(*without(board))]
     if document["history"]:
-        parts += ["## Runs in the order in which they began", _table(*diary(document))]
+        parts += ["## Runs in the order in which they began", diary_said(document), _table(*diary(document))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -227,8 +236,19 @@ def effects_said(board: dict[str, Any]) -> str:
     follows = (
         f" {', '.join(found['follows'])} follow from these and are part of their effects." if found["follows"] else ""
     )
+    missing = f" Without {found['missing']} combinations that lack seeds." if found["missing"] else ""
     alone = "" if any(row["seeds"] > 1 for row in board["rows"]) else " One seed each: no intervals."
-    return f"A full grid of {', '.join(found['settings'])}; each effect is a mean over all values of the others.{follows}{alone}"
+    said = f"A full grid of {', '.join(found['settings'])}; each effect is a mean over all values of the others."
+    return said + missing + follows + alone
+
+
+def labels(board: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The recipe keys that labels and rules of a sweep file stand for."""
+    rows = [
+        [entry["where"], ", ".join(f"{key}={short_text(value)}" for key, value in entry["sets"].items())]
+        for entry in board["labels"]
+    ]
+    return ["setting", "what"], rows
 
 
 def importances(board: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -271,6 +291,23 @@ def diary(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     ], rows
 
 
+def diary_said(document: dict[str, Any]) -> str:
+    """What the verdicts are about, and how far to trust them."""
+    said = (
+        "Each verdict compares two trained networks, one seed each, over the choice of images: another seed may turn it round. The "
+        "intervals take the two runs as measured on different images; those of groundup evaluate A B are narrower."
+    )
+    judged = [entry["judged_on"] for entry in document["history"] if entry["difference"] is not None]
+    if "test" in judged:
+        said += (
+            f" {judged.count('test')} of {len(judged)} verdicts are on the test split, because the two have no validation split "
+            "in common: whoever goes on from the better run has used the test split to choose; its accuracy is too high by that."
+        )
+    if len(judged) >= 5:
+        said += f" Of {len(judged)} verdicts, one in twenty is shown at 95% where there is no difference."
+    return said
+
+
 def _changed(changes: list[dict[str, Any]] | None) -> str:
     if changes is None:
         return "the first run"
@@ -282,7 +319,12 @@ def _changed(changes: list[dict[str, Any]] | None) -> str:
 
 
 def _links(row: dict[str, Any]) -> str:
-    return ", ".join(f"[{_cell(run['name'])}](<{run['folder']}>) ([recipe](<{run['recipe']}>))" for run in row["runs"])
+    return ", ".join(
+        f"[{_cell(run['name'])}](<{run['folder']}>) ([recipe](<{run['recipe']}>))"
+        if run["folder"]
+        else f"{_cell(run['name'])} ({ELSEWHERE})"
+        for run in row["runs"]
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], last: Sequence[str] = ()) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STATES = ("waiting", "running", "done", "pruned", "failed")
+_AROUND = 8  # lines of the table that are no runs: a title of two, the heading, the frame, the caption, the cursor
 
 
 def summary_of(store: Store) -> dict[str, Any]:
@@ -69,9 +70,11 @@ def ranking(sweep: Sweep, runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (not row["complete"], -row["seeds"], sign * row["mean"]))
 
 
-def table_of(store: Store) -> "Table":
-    """The table that `groundup sweep status` shows."""
+def table_of(store: Store, height: int | None = None) -> "Table":
+    """The table that `groundup sweep status` shows. `height`: lines of the terminal that it has to fit; then the runs that run come
+    first, the best of the others next, each on one line."""
     from rich.table import Table
+    from rich.text import Text
 
     said = summary_of(store)
     counts = ", ".join(f"{count} {state}" for state, count in said["runs"].items() if count)
@@ -79,18 +82,30 @@ def table_of(store: Store) -> "Table":
         title=f"{store.sweep.name}: {counts or 'no run yet'}; {said['pflop']:.3g} PFLOP, {said['seconds']:.0f} s of training",
         title_justify="left",
     )
-    for heading in ("run", "state", "step", store.sweep.metric, "seconds", "settings"):
-        table.add_column(heading, overflow="fold")
-    for run in store.runs():
+    fits = height is not None
+    for heading in ("run", "state", "step", store.sweep.metric, "seconds"):
+        table.add_column(heading, overflow="fold", no_wrap=fits)
+    table.add_column("settings", overflow="fold")  # the one that gets narrower
+    runs = shown = store.runs()
+    if height is not None:
+        shown = sorted(runs, key=lambda run: _first_to_see(run, store.sweep.maximize))[: max(1, height - _AROUND)]
+        if len(shown) < len(runs):
+            table.caption = f"{len(runs) - len(shown)} more: `groundup sweep status --once` lists all"
+    for run in shown:
         table.add_row(
             run.name,
             run.state,
             "" if run.step is None else str(run.step),
             "" if run.value is None else f"{run.value:.4g}",
             f"{run.seconds:.1f}" if run.seconds else "",
-            run.reason or told(run.point),
+            Text(run.reason or told(run.point), no_wrap=fits, overflow="ellipsis" if fits else "fold"),
         )
     return table
+
+
+def _first_to_see(run: RunRecord, maximize: bool) -> tuple[int, float]:
+    order = ("running", "done", "failed", "pruned", "waiting")
+    return order.index(run.state), (-1 if maximize else 1) * (run.value or 0.0)
 
 
 def result_lines(store: Store) -> list[str]:

@@ -23,6 +23,7 @@ JOURNAL = "journal.jsonl"
 _TEXT = {"client_encoding": "utf8"}  # a database made in the locale C would answer in bytes
 _ADVISORY_LOCK = zlib.crc32(b"groundup sweep")  # one for all sweeps of a database: the tables are theirs together
 _LOCK_SECONDS = 60.0  # to wait for the lock, which is held for milliseconds
+_HELD_SECONDS = 30.0  # after which the database lets go of a holder that does nothing, such as a stopped process
 
 
 class Storage(ABC):
@@ -150,6 +151,11 @@ class PostgreSQL(Storage):
             try:
                 with self._engine.connect() as connection, connection.begin():
                     # Freed with the transaction, so also when this process or its machine dies.
+                    for setting, seconds in (
+                        ("lock_timeout", _LOCK_SECONDS),
+                        ("idle_in_transaction_session_timeout", _HELD_SECONDS),
+                    ):
+                        connection.execute(sqlalchemy.text(f"SET LOCAL {setting} = {round(1000 * seconds)}"))
                     connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
                     now = connection.execute(sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")).scalar()
                     yield float(now)

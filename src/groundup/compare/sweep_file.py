@@ -9,20 +9,22 @@
 Validated like a recipe: unknown keys are errors, and every problem is told with its key, value and what is allowed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
-import yaml
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from groundup.basis.duration import Duration
 from groundup.basis.errors import UsageError, listed, nearest
 from groundup.basis.settings import Settings
 from groundup.compare.space import Axis, Point, label_of
-from groundup.recipe.compose import lay_override, parse_mapping
+from groundup.recipe.compose import lay_override, parse_mapping, read_override
 from groundup.recipe.problems import explain
+
+# What a sweep may be gone on with in another way: it decides when runs are begun, not what comes out of one.
+_MAY_CHANGE = ("about", "budget", "workers", "lease")
 
 Metric = Literal["validation_top1", "validation_loss", "average_validation_top1", "average_validation_loss"]
 
@@ -123,7 +125,9 @@ class Sweep(Settings):
     )
     budget: Budget = Field(default_factory=Budget, description="When no further run is begun.")
     prune: PruneSettings | None = Field(None, description="When a run that falls behind is stopped; null: never.")
-    workers: PositiveInt = Field(1, description="Processes on this machine; threads are divided among them.")
+    workers: PositiveInt = Field(
+        1, description="Processes on this machine; threads are divided among them, each uses one GPU."
+    )
     lease: float = Field(
         60.0, ge=0.5, description="Seconds after which a run whose worker gives no sign is taken over by another."
     )
@@ -143,6 +147,13 @@ class Sweep(Settings):
         if isinstance(self.seeds, tuple) and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
             raise ValueError("seeds: a list needs at least one seed and each of them once")
         _check_axes(self)
+        if self.prune is not None:
+            for key in ("train.batch_size", "train.epochs"):
+                if self.varies(key):
+                    raise ValueError(
+                        f"prune: compares runs at the same step, which is not the same stage of runs that differ in {key}; "
+                        "remove prune, or do not vary it"
+                    )
         check_storage(self.storage)
         return self
 
@@ -171,16 +182,33 @@ class Sweep(Settings):
         return self.mode == "max" if self.mode is not None else self.metric.endswith("top1")
 
     def settings_at(self, point: Point) -> dict[str, Any]:
-        """Recipe keys and values at `point`. Of the same key the later wins: fixed, the axes in order, the rules in order."""
+        """Recipe keys and values at `point`. Of the same key the later wins: fixed, the axes in order, the rules in order. A whole
+        section that sets a key wins so over that key by itself."""
         from groundup.compare.space import fits
 
-        found = dict(self.fixed)
-        for key, chosen in point.items():
-            found |= self.axes[key].settings(key, chosen)
-        for rule in self.rules:
-            if fits(rule.when, point):
-                found |= rule.set
+        layers = [self.fixed, *(self.axes[key].settings(key, chosen) for key, chosen in point.items())]
+        layers += [rule.set for rule in self.rules if fits(rule.when, point)]
+        found: dict[str, Any] = {}
+        for layer in layers:
+            for leaf in _leaves(layer):
+                found.pop(leaf, None)  # single keys are laid over whole sections
+            found |= layer
         return found
+
+    def varies(self, key: str) -> bool:
+        """Whether an axis or a rule sets that recipe key, or one below it."""
+        bundles = [settings for axis, varied in self.axes.items() for _, settings in varied.options(axis)]
+        bundles += [{axis: None} for axis, varied in self.axes.items() if varied.choice is None]
+        bundles += [rule.set for rule in self.rules]
+        return any(f"{leaf}.".startswith(f"{key}.") for bundle in bundles for leaf in _leaves(bundle))
+
+    def differs_from(self, other: "Sweep") -> list[str]:
+        """The keys by which this is another sweep than `other`. It is the same with another budget, lease or number of workers, and
+        with more seeds where it is no search."""
+        now, then = (one.model_dump(mode="json", by_alias=True) for one in (self, other))
+        more = self.search is None and set(self.seed_list) >= set(other.seed_list)
+        may = {*_MAY_CHANGE, *(["seeds"] if more else [])}
+        return [key for key in differing_keys(now, then) if key.partition(".")[0] not in may]
 
 
 def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
@@ -195,13 +223,11 @@ def read_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     values = parse_mapping(str(path), text, "a sweep is a mapping of keys such as name, base, grid, seeds")
     fixed = values.setdefault("fixed", {})
     for override in overrides:
-        key, separator, value = override.partition("=")
-        if not separator or not key.strip():
-            raise UsageError(f"override {override!r}: write key=value, e.g. seeds=1 or train.epochs=3")
-        if key.strip().partition(".")[0] in Sweep.model_fields or not isinstance(fixed, dict):
+        key, value = read_override(override)
+        if key.partition(".")[0] in Sweep.model_fields or not isinstance(fixed, dict):
             lay_override(values, override)
         else:
-            fixed[key.strip()] = yaml.safe_load(value)
+            fixed[key] = value
     base = values.get("base")
     if isinstance(base, str) and (beside := path.parent / base).is_file():
         values["base"] = str(beside)
@@ -214,6 +240,27 @@ def validate_sweep(values: Mapping[str, Any]) -> Sweep:
         return Sweep.model_validate(values)
     except ValidationError as error:
         raise explain(error, values, Sweep, "sweep file") from None
+
+
+def differing_keys(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
+    """The keys whose values are not the same, dotted."""
+    found = []
+    for key in dict.fromkeys([*now, *then]):
+        one, other = now.get(key), then.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += [f"{key}.{inner}" for inner in differing_keys(one, other)]
+        elif one != other:
+            found.append(key)
+    return found
+
+
+def _leaves(settings: Mapping[str, Any]) -> Iterator[str]:
+    """The dotted keys that recipe settings set."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from (f"{key}.{inner}" for inner in _leaves(value))
+        else:
+            yield key
 
 
 def _check_axes(sweep: Sweep) -> None:

@@ -26,20 +26,23 @@ from groundup.compare.store import BASE_FILE, Store
 from groundup.compare.sweep_file import Sweep, check_storage, read_sweep, validate_sweep
 from groundup.recipe import library, load_recipe, to_yaml
 from groundup.runs.folder import without_home
+from groundup.runs.prepare import open_data
 
 SWEEP_FILE = "sweep.yaml"
 
 
-def begin(sweep: Sweep, folder: Path | None = None) -> Store:
+def begin(sweep: Sweep, folder: Path | None = None, stop: StopRequest | None = None) -> Store:
     """The store of `sweep` in `folder` (by default runs/NAME), made if it is not there. UsageError before anything is written."""
     base = load_recipe(sweep.base)
-    check_plan(sweep, sweep.base)
+    first = check_plan(sweep, sweep.base)
     folder = folder or default_folder(sweep.name)
     if folder.exists() and any(folder.iterdir()) and not (folder / SWEEP_FILE).exists():
         raise UsageError(
             f"{folder}: exists and is not the folder of a sweep", hint="another --folder, or another name="
         )
     _refuse_the_folder_of_another(folder, sweep)
+    if not (folder / SWEEP_FILE).exists() and not sweep.varies("data.source"):
+        open_data(first, stop or StopRequest())  # no sweep is begun without its data; the runs find it decoded
     if sweep.base not in library():  # beside the complete sweep file
         sweep = sweep.model_copy(update={"base": BASE_FILE})
     sweep = validate_sweep(_shortened(sweep.model_dump(mode="json", by_alias=True)))
@@ -92,8 +95,7 @@ def _refuse_a_folder_that_is_not_of(folder: Path, sweep: Sweep, base: str) -> No
     if not (folder / SWEEP_FILE).is_file():
         raise UsageError(f"{folder}: exists and is not the folder of a sweep", hint=hint)
     there = validate_sweep(yaml.safe_load((folder / SWEEP_FILE).read_text(encoding="utf-8")))
-    now, then = (one.model_dump(mode="json", by_alias=True) for one in (sweep, there))
-    different = [key for key in now if now[key] != then.get(key)]
+    different = sweep.differs_from(there)
     base_file = folder / BASE_FILE
     if base_file.is_file() and base_file.read_text(encoding="utf-8") != base:
         different.append(BASE_FILE)
@@ -104,8 +106,9 @@ def _refuse_a_folder_that_is_not_of(folder: Path, sweep: Sweep, base: str) -> No
         )
 
 
-def join(place: str, folder: Path | None = None, name: str | None = None) -> Store:
-    """The store at `place`: the folder of a sweep, or a database. `name`: which sweep, where a database holds several."""
+def join(place: str, folder: Path | None = None, name: str | None = None, *, to_work: bool = True) -> Store:
+    """The store at `place`: the folder of a sweep, or a database. `name`: which sweep, where a database holds several; `to_work`:
+    make a folder for one in a database."""
     if "://" in place:
         try:
             check_storage(place)
@@ -119,6 +122,8 @@ def join(place: str, folder: Path | None = None, name: str | None = None) -> Sto
         name = name or names[0]
         folder = folder or default_folder(name)
         store = Store(folder, storage, name)
+        if not to_work:
+            return store
         _refuse_a_folder_that_is_not_of(folder, store.sweep, store.base)
         folder.mkdir(parents=True, exist_ok=True)
         write_sweep(store)

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from groundup.basis.duration import Clock
-from groundup.basis.errors import GroundupError, UsageError
+from groundup.basis.errors import DataError, GroundupError, UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.compare.plan import check_recipe
 from groundup.compare.store import BASE_FILE, Lease, Outcome, Store
 from groundup.compare.sweep_file import Sweep
+from groundup.data.sources import MissingSource
 from groundup.recipe import Recipe, load_recipe
 from groundup.runs.folder import RunFolder, without_home
 from groundup.runs.train import resume, train
@@ -30,7 +31,8 @@ from groundup.tracking import Record, Tracker
 
 
 def work(store: Store, stop: StopRequest, say: Callable[[str], None]) -> None:
-    """Train runs of the sweep until none is left or its budget is used up. `Interrupted` gives the run back, to be gone on with."""
+    """Train runs of the sweep until none is left or its budget is used up. `Interrupted` gives the run back, to be gone on with,
+    and so does what this machine is at fault for, such as missing data: every run would fail of it here, and none elsewhere."""
     owner = secrets.token_hex(8)  # says nothing about the machine
     os.environ["WANDB_RUN_GROUP"] = store.sweep.name
     base = store.folder / BASE_FILE
@@ -65,14 +67,21 @@ def _carry_out(store: Store, lease: Lease, base: Path, say: Callable[[str], None
                 raise
             if watch.verdict == "lost":
                 say(f"{lease.name}: another worker has taken it over")
+                _raise_a_signal(watch.stop)
                 return
             outcome = _ended(folder, "pruned", "fell behind the other configurations at the same step")
         except (KeyboardInterrupt, OSError):  # an OSError, such as a full disk, would fail every run
             store.give_back(lease)
             raise
         except GroundupError as error:
+            if _is_of_the_machine(error, store.sweep):
+                store.give_back(lease)
+                raise
             outcome = _ended(folder, "failed", f"{type(error).__name__}: {error.message}")
         except Exception as error:
+            if _has_lost_its_device(error):  # the lease runs out: a worker has died of this run
+                said = str(error).strip().partition("\n")[0]
+                raise GroundupError(f"{lease.name}: {said}; this process can use the device no more") from error
             outcome = _ended(folder, "failed", f"{type(error).__name__}: {error}")
         watch.catch_up()
     if store.finish(lease, outcome):
@@ -82,6 +91,27 @@ def _carry_out(store: Store, lease: Lease, base: Path, say: Callable[[str], None
                 "  ", " "
             )
         )
+    _raise_a_signal(watch.stop)
+
+
+def _raise_a_signal(stop: StopRequest) -> None:
+    """A signal that came when the run looked no more has been noted by the run's own request alone."""
+    if (asked := stop.pending) is not None and asked.exit_code:
+        raise asked
+
+
+def _is_of_the_machine(error: GroundupError, sweep: Sweep) -> bool:
+    """Whether this machine lacks what the runs need, where the sweep does not vary just that."""
+    if isinstance(error, DataError):
+        return not sweep.varies("data.source" if isinstance(error, MissingSource) else "data")
+    if error.message.startswith("train.device="):
+        return not sweep.varies("train.device")
+    return "pip install" in (error.hint or "")
+
+
+def _has_lost_its_device(error: Exception) -> bool:
+    """Whether CUDA has failed in a way after which every further call in this process fails."""
+    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error")
 
 
 def _train(sweep: Sweep, folder: RunFolder, lease: Lease, base: Path, watch: "Watch") -> Outcome:
@@ -211,7 +241,7 @@ class Watch(Tracker):
     def _renew(self, over: threading.Event) -> None:
         while not over.wait(self._store.sweep.lease / 4):
             # A database that is away for a while is asked again; after the deadline another worker takes the run.
-            with contextlib.suppress(GroundupError):
+            with contextlib.suppress(GroundupError, OSError):
                 if not self._store.renew(self._lease) and not over.is_set():
                     self._end("lost")
 
