@@ -10,7 +10,8 @@ Every run reports its last step; test is read once. Measured of each: accuracy o
 trained and with a temperature fitted on validation, accuracy under the 15 corruptions. Differences are paired by seed.
 
 What it can show: the direction at a small scale, in a run long enough to learn its training images by heart. What it cannot: the
-size of the difference for WRN-28-10 over 100 epochs of all images. The command goes on where it stopped.
+size of the difference for WRN-28-10 over 100 epochs of all images. The command goes on where it stopped; runs and results that
+were made with other settings are refused.
 """
 
 import argparse
@@ -19,11 +20,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+from groundup.basis.errors import UsageError
 from groundup.basis.files import write_json
 from groundup.evaluation import mean_interval
+from groundup.recipe import Recipe, load_recipe
 from groundup.runs.evaluate import evaluate
 from groundup.runs.evaluation_file import fullest, read_sections
 from groundup.runs.folder import environment, open_run_folder
+from groundup.runs.identity import differences, told, what_decides
 from groundup.runs.train import resume, train
 
 RECIPE = "000-session-04"
@@ -47,23 +51,58 @@ ARMS = {"constant": CONSTANT, "reduced": REDUCED}
 SECTIONS = ("calibration", "corruptions", "generalisation")
 
 
+def meant(arm: str, source: str, seed: int) -> Recipe:
+    """The recipe of a run."""
+    return load_recipe(RECIPE, [f"name={arm}", f"data.source={source}", *SHARED, *ARMS[arm], f"seed={seed}"])
+
+
+def settings(source: str) -> dict[str, Any]:
+    """What decides the results of the arms, the seed apart; kept beside them."""
+    return {arm: what_decides(meant(arm, source, 0)) for arm in ARMS}
+
+
 def trained(arm: str, source: str, seed: int, runs: Path) -> Path:
     """The folder of a run, made or gone on with."""
-    folder = runs / f"{arm}-seed{seed}"
+    folder, recipe = runs / f"{arm}-seed{seed}", meant(arm, source, seed)
     if (folder / "recipe.yaml").exists():
+        require_meant(folder, recipe)
         return resume(folder).folder
-    overrides = [f"name={arm}", f"data.source={source}", *SHARED, *ARMS[arm], f"seed={seed}"]
-    return train(RECIPE, overrides, run=folder).folder
+    return train(recipe, run=folder).folder
 
 
-def measured(folder: Path) -> dict[str, float]:
-    """What is compared, of one finished run. Shares are 0 to 1, NLL in nats."""
+def require_meant(folder: Path, recipe: Recipe) -> None:
+    """UsageError if the run in `folder` is of another recipe than `recipe`."""
+    there, here = what_decides(open_run_folder(folder).recipe()), what_decides(recipe)
+    for key, value in here["augment"]["normalize"].items():
+        if value is None:  # a run keeps what was measured
+            there["augment"]["normalize"][key] = None
+    if changes := differences(there, here):
+        raise UsageError(f"{folder}: is a run of other settings: {told(changes)}", hint="name another --runs")
+
+
+def known_seeds(out: Path | None, now: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results that `out` holds. UsageError if they are of other settings than `now`; those that do not say of which are read
+    again from their runs."""
+    if out is None or not out.exists():
+        return []
+    kept = json.loads(out.read_text())
+    if "settings" not in kept:
+        return []
+    if changes := differences(kept["settings"], json.loads(json.dumps(now))):
+        raise UsageError(f"{out}: holds results of other settings: {told(changes)}", hint="name another --out")
+    seeds: list[dict[str, Any]] = kept["seeds"]
+    return seeds
+
+
+def measured(folder: Path) -> dict[str, float | None]:
+    """What is compared, of one finished run. Shares are 0 to 1, NLL in nats; None where no finite temperature was found."""
     kept = open_run_folder(folder)
     if any(fullest(read_sections(kept), section) is None for section in SECTIONS):
         evaluate(folder, sections=SECTIONS)
     sections, summary = read_sections(kept), kept.summary() or {}
     calibration, corruptions, general = (fullest(sections, section) or {} for section in SECTIONS)
     train_top1 = general["accuracies"]["train"]
+    cooled = calibration.get("with_temperature") or {}
     return {
         "test_top1": summary["top1"],
         "train_top1": train_top1,
@@ -71,8 +110,8 @@ def measured(folder: Path) -> dict[str, float]:
         "nll": calibration["as_trained"]["nll"],
         "ece": calibration["as_trained"]["ece_equal_mass"],
         "temperature": calibration["temperature"],
-        "ece_with_temperature": calibration["with_temperature"]["ece_equal_mass"],
-        "nll_with_temperature": calibration["with_temperature"]["nll"],
+        "ece_with_temperature": cooled.get("ece_equal_mass"),
+        "nll_with_temperature": cooled.get("nll"),
         "corruption_top1": corruptions["mean"],
         "pflop": summary["pflop"],
         "seconds": summary["seconds"],
@@ -80,28 +119,51 @@ def measured(folder: Path) -> dict[str, float]:
 
 
 def summarized(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """For each number: mean of both arms, and reduced minus constant with its 95% t interval over seeds."""
+    """For each number: mean of both arms, and reduced minus constant, each with its 95% t interval over the `seeds` of which both
+    arms have it; None where there are too few."""
     rows = {}
     for key in seeds[0]["constant"]:
-        gains = [seed["reduced"][key] - seed["constant"][key] for seed in seeds]
-        gain, low, high = mean_interval(gains) if len(gains) > 1 else (gains[0], -math.inf, math.inf)
-        means = {arm: sum(seed[arm][key] for seed in seeds) / len(seeds) for arm in ARMS}
-        rows[key] = {**means, "difference": gain, "interval": [low, high] if len(gains) > 1 else None}
+        pairs = [seed for seed in seeds if all(seed[arm][key] is not None for arm in ARMS)]
+        row: dict[str, Any] = {"seeds": len(pairs)}
+        for arm in ARMS:
+            row[arm], row[f"{arm}_interval"] = over_seeds([seed[arm][key] for seed in pairs])
+        row["difference"], row["interval"] = over_seeds(
+            [seed["reduced"][key] - seed["constant"][key] for seed in pairs]
+        )
+        rows[key] = row
     return rows
+
+
+def over_seeds(values: list[float]) -> tuple[float | None, list[float] | None]:
+    """The mean and its 95% t interval; None for what so few values do not give."""
+    if len(values) < 2:
+        return (values[0] if values else None), None
+    mean, low, high = mean_interval(values)
+    return mean, [low, high]
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """As Markdown: shares in percent, their differences in points."""
-    lines = ["| | constant | reduced | reduced - constant (95% interval) |", "|---|---|---|---|"]
+    lines = [
+        "Means over seeds (95% t interval).\n",
+        "| | constant | reduced | reduced - constant | seeds |",
+        "|---|---|---|---|---|",
+    ]
     for key, row in rows.items():
         share = key.startswith("ece") or key.endswith("top1") or key == "gap"
         size, form = (100, ".2f") if share else (1, ".3f")
-        low, high = row["interval"] or (-math.inf, math.inf)
-        lines.append(
-            f"| {key}{' (%)' if share else ''} | {size * row['constant']:{form}} | {size * row['reduced']:{form}} | "
-            f"{size * row['difference']:+{form}} ({size * low:+{form}} to {size * high:+{form}}) |"
-        )
+        cells = [cell(row[arm], row[f"{arm}_interval"], size, form) for arm in ARMS]
+        cells += [cell(row["difference"], row["interval"], size, f"+{form}"), str(row["seeds"])]
+        lines.append(f"| {key}{' (%)' if share else ''} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def cell(value: float | None, interval: list[float] | None, size: int, form: str) -> str:
+    """A mean with its interval; a dash where there is none."""
+    if value is None:
+        return "-"
+    low, high = interval or (-math.inf, math.inf)
+    return f"{size * value:{form}} ({size * low:{form}} to {size * high:{form}})"
 
 
 def main() -> None:
@@ -111,15 +173,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/regularisation"))
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    seeds: list[dict[str, Any]] = []
-    if chosen.out and chosen.out.exists():
-        seeds = json.loads(chosen.out.read_text())["seeds"]
+    now = settings(chosen.source)
+    seeds = known_seeds(chosen.out, now)
     for seed in chosen.seeds:
         if all(entry["seed"] != seed for entry in seeds):
             arms = {arm: measured(trained(arm, chosen.source, seed, chosen.runs)) for arm in ARMS}
             seeds = sorted([*seeds, {"seed": seed, **arms}], key=lambda entry: entry["seed"])
         if chosen.out:
-            write_json(chosen.out, {"recipe": RECIPE, "rows": summarized(seeds), "seeds": seeds, **environment()})
+            result = {"recipe": RECIPE, "settings": now, "rows": summarized(seeds), "seeds": seeds}
+            write_json(chosen.out, {**result, **environment()})
     print(table(summarized(seeds)))
 
 

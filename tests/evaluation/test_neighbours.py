@@ -15,9 +15,16 @@ IMAGES = torch.randint(0, 256, (6, 3, 8, 8), generator=GENERATOR, dtype=torch.ui
 @pytest.mark.parametrize("block", [1, 5, 57, 1000])
 def test_blocks_change_nothing(block: int) -> None:
     similarity = torch.cosine_similarity(TEST[:, None], TRAIN[None], dim=2)
-    index, found = nearest(TEST, TRAIN, block)
-    assert torch.equal(index, similarity.argmax(1))
-    torch.testing.assert_close(found, similarity.amax(1))
+    for count in (1, 4, 57):
+        index, found = nearest(TEST, TRAIN, block, count=count)
+        expected = similarity.sort(dim=1, descending=True)
+        assert torch.equal(index, expected.indices[:, :count])
+        torch.testing.assert_close(found, expected.values[:, :count])
+
+
+def test_there_are_no_more_neighbours_than_images() -> None:
+    index, _ = nearest(TEST, TRAIN[:3], count=5)
+    assert index.sort(dim=1).values.tolist() == [[0, 1, 2]] * len(TEST)
 
 
 def test_a_search_can_be_ended_between_blocks_and_holds_no_more_than_a_block_of_each() -> None:
@@ -39,15 +46,15 @@ def test_a_search_can_be_ended_between_blocks_and_holds_no_more_than_a_block_of_
     assert calls == 10 + 3 * 6  # 23 and 57 rows in blocks of 10
 
 
-def test_a_copy_of_any_length_is_found_and_the_first_of_equals_is_named() -> None:
-    index, similarity = nearest(3 * TRAIN[[40, 7]], torch.cat([TRAIN, TRAIN]), block=10)
-    assert index.tolist() == [40, 7]
-    torch.testing.assert_close(similarity, torch.ones(2))
+def test_a_copy_of_any_length_is_found() -> None:
+    index, similarity = nearest(3 * TRAIN[[40, 7]], TRAIN, block=10)
+    assert index.tolist() == [[40], [7]]
+    torch.testing.assert_close(similarity, torch.ones(2, 1))
     assert bool((similarity <= 1).all())
 
 
 def test_a_row_of_zeros_is_similar_to_nothing() -> None:
-    assert nearest(torch.zeros(1, 8), TRAIN)[1].tolist() == [0]
+    assert nearest(torch.zeros(1, 8), TRAIN)[1].tolist() == [[0]]
 
 
 def test_half_precision_features_are_compared_in_float32() -> None:

@@ -86,8 +86,28 @@ def test_a_step_that_does_not_fit_into_memory_is_an_error_and_one_that_does_not_
     assert "data.cache=disk" in found(memory=replace(large, free=GB))[0][2]
 
 
-def test_every_code_of_the_cost_has_a_test_above() -> None:
-    assert set(COST_CODES) == {"GU601", "GU602", "GU603", "GU604", "GU605"}
+# code, what brings it about, and the nearest that does not
+CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("GU601", {"seconds": 10 * 86_400.0, "checkpoint_steps": 1}, {"seconds": 86_000.0, "checkpoint_steps": 1}),
+    ("GU602", {"seconds": 36_000.0, "checkpoint_steps": 200}, {"seconds": 36_000.0, "checkpoint_steps": 100}),
+    ("GU603", {"evaluation_seconds": 150.0}, {"evaluation_seconds": 100.0}),
+    ("GU604", {"disk": Disk(GB, 40, free=30 * GB)}, {"disk": Disk(GB, 30, free=30 * GB)}),
+    (
+        "GU605",
+        {"memory": Memory({"weights": 2 * GB}, 10**8, 128, free=6 * GB, total=16 * GB)},
+        {"memory": Memory({"weights": 2 * GB}, 10**7, 128, free=6 * GB, total=16 * GB)},
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "wrong", "sound"), CASES, ids=lambda value: str(value)[:30])
+def test_a_code_is_found_where_it_is_and_not_beside_it(code: str, wrong: dict[str, Any], sound: dict[str, Any]) -> None:
+    assert [number for number, *_ in found(**wrong)] == [code]
+    assert found(**sound) == []
+
+
+def test_every_code_has_a_case() -> None:
+    assert {code for code, *_ in CASES} == set(COST_CODES)
 
 
 def test_the_price_is_that_of_training_and_evaluation_together() -> None:

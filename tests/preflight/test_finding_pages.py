@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from groundup.preflight import CODES
+from groundup.preflight import CODES, five_systems
 from groundup.preflight.findings import LEVELS
 from groundup.preflight.pages import INDEX, pages, write_pages
 
@@ -19,8 +19,17 @@ def test_the_committed_pages_are_current() -> None:
 
 def test_every_code_has_a_page_that_the_index_links_to() -> None:
     written = pages(CODES)
-    assert set(written) == {INDEX, *(f"{number}.md" for number in CODES)}
-    assert set(re.findall(r"\]\((GU\d+\.md)\)", written[INDEX])) == set(written) - {INDEX}
+    assert set(written) == {INDEX, five_systems.PAGE, *(f"{number}.md" for number in CODES)}
+    assert set(re.findall(r"\]\(([\w-]+\.md)\)", written[INDEX])) == set(written) - {INDEX}
+
+
+def test_the_page_of_the_five_systems_names_every_mistake_with_its_codes() -> None:
+    written = pages(CODES)[five_systems.PAGE]
+    for row in five_systems.MISTAKES:
+        (line,) = [line for line in written.splitlines() if f"| {row.what} |" in line]
+        assert re.findall(r"\((GU\d+)\.md\)", line) == list(row.codes)
+        assert all(f"`{name}`" in line for name in row.recipes)
+    assert all(what in written and why in written for _, what, why in five_systems.IMPOSSIBLE)
 
 
 @pytest.mark.parametrize("number", CODES)
@@ -39,5 +48,5 @@ def test_pages_of_codes_that_are_gone_are_removed(tmp_path: Path) -> None:
     one, *others = CODES
     write_pages(tmp_path, CODES)
     write_pages(tmp_path, {one: CODES[one]})
-    assert {path.name for path in tmp_path.iterdir()} == {INDEX, f"{one}.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {INDEX, five_systems.PAGE, f"{one}.md"}
     assert others

@@ -14,10 +14,9 @@ from groundup.preflight.findings import Finding, Level, overrides_of
 from groundup.preflight.network import NETWORK_CODES, check_network, feature_sizes, network_facts
 from groundup.preflight.norm_batches import refuse_lone_images
 from groundup.preflight.subject import Subject, subject_of
-from groundup.recipe import library, load_recipe
+from groundup.recipe import load_recipe
 
 BASE = "cifar100-resnet18"  # 32 px, 100 classes, 50,000 images, batches of 128
-IMAGENET_SIDE = 256
 
 # code, level, a part of what it says, the overrides that bring it about
 CASES: list[tuple[str, Level, str, list[str]]] = [
@@ -298,30 +297,6 @@ def test_facts_are_those_that_are_counted_elsewhere() -> None:
     assert facts.parameters == count_parameters(network)
     assert facts.flops == {24: forward_flops(network, 24), 32: forward_flops(network, 32)}
     assert facts.features == {24: (64, 3, 3), 32: (64, 4, 4)}
-
-
-@pytest.mark.parametrize("name", [name for name in library() if not name.endswith("-as-run")])
-def test_the_recipes_of_the_library_have_nothing_worse_than_a_note(name: str) -> None:
-    recipe = load_recipe(name)
-    if name == "digits":
-        values = {"train_images": 1438, "classes": 10, "image_size": 8}
-    elif "imagenet" in recipe.data.source:
-        values = {"train_images": 20_000, "classes": 10, "image_size": recipe.data.resolution or IMAGENET_SIDE}
-    else:
-        values = {"train_images": 50_000, "classes": 100, "image_size": 32}
-    assert [finding for finding in check_network(subject(name, **values)) if finding.level != "note"] == []
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("000-base-resnet18-as-run", {"GU201", "GU202", "GU207"}),
-        ("003-resnet18-sgd-basic-as-run", {"GU201", "GU202", "GU207"}),
-        ("003-preact-sgd-basic-as-run", {"GU206", "GU207"}),
-    ],
-)
-def test_what_the_systems_ran_is_found_out(name: str, expected: set[str]) -> None:
-    assert {finding.code for finding in check_network(subject(name))} == expected
 
 
 @pytest.mark.parametrize(("name", "side"), [("cifar100-wrn28-10", 32), ("imagenet-resnet50-a3", 224)])

@@ -219,7 +219,23 @@ def test_facts_are_told_in_words() -> None:
     facts = sample_facts(see_samples(subject(MIXUP, policy("{name: cutout, size: 2}"))))
     assert facts["normalisation"].startswith("mean (0.305, 0.305, 0.305), std (0.376, 0.376, 0.376); one function")
     assert facts["after it"] == "1438 training images have mean (0, 0, 0), std (1, 1, 1)"
-    assert set(facts) == {"normalisation", "after it", "erased pixels", "clean batches"}
+    assert set(facts) == {"normalisation", "after it", "range", "saturation", "erased pixels", "clean batches"}
+
+
+def test_range_and_saturation_are_those_of_what_the_network_gets() -> None:
+    plain = see_samples(subject("augment.policy=[]"), count=64)
+    pixels = plain.originals.float() / 255
+    assert plain.saturated == plain.saturated_before
+    assert plain.saturated[0] == pytest.approx(float((pixels == 0).float().mean()))
+    assert plain.saturated[1] == pytest.approx(float((pixels == 1).float().mean()))
+    assert plain.span == (float(plain.seen.min()), float(plain.seen.max()))
+    bright = see_samples(
+        subject(policy("{name: brightness_contrast, p: 1, brightness_limit: [0.9, 0.9], contrast_limit: 0}")), count=64
+    )
+    assert bright.saturated_before == plain.saturated_before
+    assert bright.saturated[1] > 0.4 > plain.saturated[1]
+    assert f"and {bright.saturated[1]:.1%} white; {plain.saturated[0]:.1%}" in sample_facts(bright)["saturation"]
+    assert "-0.81 to 1.85 after normalisation, of the 32 images" in sample_facts(plain)["range"]
 
 
 def test_a_subject_without_images_has_no_samples() -> None:

@@ -71,5 +71,22 @@ def test_two_builds_that_differ() -> None:
     assert "stem.weight" in finding.saw
 
 
-def test_every_code_of_the_start_has_a_test_above() -> None:
-    assert set(START_CODES) == {"GU701", "GU702", "GU703", "GU704", "GU705"}
+# code, what brings it about, and the nearest that does not
+CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("GU701", {"loss": 7.0}, {"loss": 6.8}),
+    ("GU702", {"loss": math.nan}, {"loss": 6.8}),
+    ("GU702", {"not_finite": ("stem.weight",)}, {"not_finite": ()}),
+    ("GU703", {"unreached": ("aux.weight",)}, {"unreached": ()}),
+    ("GU704", {"overfit": (4.8, 4.7)}, {"overfit": (4.8, 0.1)}),
+    ("GU705", {"differing": ("stem.weight",)}, {"differing": ()}),
+]
+
+
+@pytest.mark.parametrize(("code", "wrong", "sound"), CASES)
+def test_a_code_is_found_where_it_is_and_not_beside_it(code: str, wrong: dict[str, Any], sound: dict[str, Any]) -> None:
+    assert [number for number, _ in found(**wrong)] == [code]
+    assert found(**sound) == []
+
+
+def test_every_code_has_a_case() -> None:
+    assert {code for code, *_ in CASES} == set(START_CODES)

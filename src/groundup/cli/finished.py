@@ -39,6 +39,13 @@ def evaluate(
     mistakes: Annotated[
         bool, typer.Option("--mistakes", help="The mistakes it is surest of, and where it looked (Grad-CAM).")
     ] = False,
+    image: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="An image of the split by its number, as --mistakes counts: the answer, and where it looked. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     generalisation: Annotated[
         bool, typer.Option("--generalisation", help="Gaps between train, validation and test.")
     ] = False,
@@ -75,7 +82,10 @@ def evaluate(
         terminal = TerminalTracker()
         try:
             reports = evaluate_runs(
-                runs, Wanted(tta, split, sections, full, corrupted, ensemble, temperature_from), stop, terminal.message
+                runs,
+                Wanted(tta, split, sections, full, corrupted, ensemble, temperature_from, tuple(image or ())),
+                stop,
+                terminal.message,
             )
         finally:
             terminal.close()

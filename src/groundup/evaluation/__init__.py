@@ -4,6 +4,7 @@ from groundup.evaluation.calibration import (
     Calibration,
     calibration,
     calibration_intervals,
+    chance_ece,
     fit_temperature,
     with_temperature,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "bootstrap",
     "calibration",
     "calibration_intervals",
+    "chance_ece",
     "collect_logits",
     "compare_groups",
     "compare_runs",

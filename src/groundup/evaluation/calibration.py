@@ -8,13 +8,15 @@ ECE      expected calibration error: mean over images of |accuracy - mean confid
          Equal-width bins as C. Guo et al. (On calibration of modern neural networks, ICML 2017); equal-mass bins hold as many
          images each and are less biased (R. Roelofs et al., Mitigating bias in calibration error estimation, AISTATS 2022).
          Both are biased upwards: a perfectly calibrated network gets about sqrt(2 B p (1 - p) / (pi N)), not 0, for B bins.
+         So an interval around an ECE would leave out the truth where the truth is small; `chance_ece` says instead what
+         calibrated probabilities get by chance.
 Source   Temperature scaling: Guo et al. One number divides all logits; the order of the classes, so the accuracy, stays.
 Values   networks trained with hard labels until they fit: 1.2 to 3; with label smoothing or mixing often below 1.
 Hurts    a temperature fitted on the images it is judged on; one fitted on few images. It comes from a validation split.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 
 from groundup.basis.errors import GroundupError, UsageError
-from groundup.evaluation.intervals import bootstrap, wilson
+from groundup.evaluation.intervals import bootstrap, require_confidence, wilson
 from groundup.evaluation.metrics import require_scores
 
 FEWEST_IMAGES = 50  # below, the fitted temperature says more about the choice of images than about the network
@@ -96,29 +98,54 @@ def calibration_intervals(
     labels: Tensor,
     *,
     generator: torch.Generator,
-    bins: int = 15,
     resamples: int = 1000,
     confidence: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Bootstrap intervals over the images, by the names of the fields of `Calibration`: nll, brier and both ECEs."""
-    losses, scores, sure, hits = _per_image(logits, labels)
-    statistics = {
-        "nll": lambda drawn: float(losses[drawn].mean()),
-        "brier": lambda drawn: float(scores[drawn].mean()),
-        "ece_equal_mass": lambda drawn: _error(sure[drawn], hits[drawn], _equal_mass(sure[drawn], bins)),
-        "ece_equal_width": lambda drawn: _error(sure[drawn], hits[drawn], _equal_width(sure[drawn], bins)),
-    }
-    limits = {"nll": (0.0, math.inf), "brier": (0.0, 2.0)}
+    """Bootstrap intervals over the images of the two means over images, by the names of the fields of `Calibration`: nll, brier."""
+    losses, scores, _, _ = _per_image(logits, labels)
+
+    def mean_of(values: Tensor) -> Callable[[Tensor], float]:
+        return lambda drawn: float(values[drawn].mean())
+
     return {
         name: bootstrap(
-            statistic,
+            mean_of(values),
             len(labels),
             generator=generator,
             resamples=resamples,
             confidence=confidence,
-            within=limits.get(name, (0.0, 1.0)),
+            within=(0.0, most),
         )
-        for name, statistic in statistics.items()
+        for name, values, most in (("nll", losses, math.inf), ("brier", scores, 2.0))
+    }
+
+
+def chance_ece(
+    logits: Tensor,
+    *,
+    generator: torch.Generator,
+    bins: int = 15,
+    draws: int = 1000,
+    confidence: float = 0.95,
+) -> dict[str, tuple[float, float, float]]:
+    """The ECEs, by the names of the fields of `Calibration`, of a network that is right as often as these logits (N, C) say.
+
+    (mean, low, high): `confidence` of the `draws` of labels from the network's own probabilities lie between low and high. An
+    ECE in this range is what a calibrated network gets on so many images; one above it shows miscalibration.
+    """
+    require_confidence(confidence)
+    sure = torch.softmax(_finite(logits), dim=1).amax(1)
+    index = {"ece_equal_mass": _equal_mass(sure, bins), "ece_equal_width": _equal_width(sure, bins)}
+    found: dict[str, list[float]] = {name: [] for name in index}
+    for _ in range(draws):
+        hits = (torch.rand(len(sure), generator=generator, dtype=torch.float64) < sure).double()
+        for name, of_image in index.items():
+            found[name].append(_error(sure, hits, of_image))
+    tail = (1 - confidence) / 2
+    tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
+    return {
+        name: (float(values.mean()), float(values.quantile(tail)), float(values.quantile(1 - tail)))
+        for name, values in tensors.items()
     }
 
 

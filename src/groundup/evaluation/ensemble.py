@@ -73,7 +73,7 @@ class Diversity:
         return (
             f"ensemble of {self.members}: top-1 {self.ensemble_accuracy:.2%}, members {low:.2%} to {high:.2%}; "
             f"two members disagree on {self.disagreement:.2%} of the images, all are right on {self.all_right:.2%}, "
-            f"none on {self.none_right:.2%}; costs {self.members} times one network"
+            f"none on {self.none_right:.2%}"
         )
 
 

@@ -65,8 +65,9 @@ def bootstrap(
     `resamples` + 1 times: give it numbers per image that are computed once, not logits.
     within: the values the metric can have; the interval is cut to them.
 
-    The resampled values are reflected at the estimate, so that a metric which is too high on few images (a calibration
-    error) gets an interval that is lower than the estimate, and not one that is higher still.
+    The resampled values are reflected at the estimate, so that a metric which is too high on few images gets an interval that
+    is lower than the estimate, and not one that is higher still. That is no cure for a metric whose excess is as large as
+    itself: calibration errors have `calibration.chance_ece` instead.
     """
     require_confidence(confidence)
     if count < 2:

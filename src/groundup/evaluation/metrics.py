@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from groundup.basis.errors import GroundupError
+from groundup.evaluation.intervals import wilson
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ def confusion(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def per_class(confusion: Tensor, class_names: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Per class: its name (its index without `class_names`), number of images, recall, precision.
+    """Per class: its name (its index without `class_names`), number of images, recall with Wilson's 95% interval, precision.
 
     A ratio with nothing to divide by (a class without images, or one never predicted) is None.
     """
@@ -68,6 +69,7 @@ def per_class(confusion: Tensor, class_names: Sequence[str] | None = None) -> li
             "class": class_names[index] if class_names else index,
             "images": images[index],
             "recall": hits[index] / images[index] if images[index] else None,
+            "recall_interval": list(wilson(hits[index], images[index])) if images[index] else None,
             "precision": hits[index] / predicted[index] if predicted[index] else None,
         }
         for index in range(len(hits))

@@ -4,7 +4,8 @@ Shapes   features floating point (N, D), such as what enters the last layer of a
 Source   B. Barz and J. Denzler, Do we train on test data? Purging CIFAR of near-duplicates, 2020: in feature space they found
          3.3% of CIFAR-10's and 10% of CIFAR-100's test images in train, and confirmed each pair by eye.
 Here     the eye is replaced by the pixels: features find the candidates, since they forgive shifts and colours; the mean
-         absolute difference of the pixels throws out what only shows the same kind of thing.
+         absolute difference of the pixels throws out what only shows the same kind of thing. Several candidates for each image:
+         among many pictures of one class the copy need not be the nearest by features.
 Values   3,000 images of CIFAR-100's train split against the other 47,000 (candidates by 8 x 8 pixels): 20 pairs up to
          0.04, 17 of them the same picture to the eye (two pairs of cans of one series and an empty sky are not); from 0.043 on
          they are mixed.
@@ -25,11 +26,15 @@ NEAR_DUPLICATE = 0.04
 
 
 def nearest(
-    features_test: Tensor, features_train: Tensor, block: int = 2048, check: Callable[[], None] | None = None
+    features_test: Tensor,
+    features_train: Tensor,
+    block: int = 2048,
+    check: Callable[[], None] | None = None,
+    count: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """For each row of `features_test` (N, D) the most similar row of `features_train` (M, D).
+    """For each row of `features_test` (N, D) the `count` most similar rows of `features_train` (M, D), K = min(count, M).
 
-    Returns its index, int64 (N,), the lowest one of equals, and the cosine similarity in [-1, 1], float32 (N,). At most
+    Returns their indices, int64 (N, K), the most similar first, and the cosine similarities in [-1, 1], float32 (N, K). At most
     `block` rows of each are compared at a time: block * block * 4 bytes, besides a float32 copy of `features_test`. A row of
     zeros is similar to nothing (0). `check` is called between blocks, and may raise to end the search.
     """
@@ -37,24 +42,31 @@ def nearest(
         raise ValueError(
             f"need features (N, D) and (M, D), got {tuple(features_test.shape)} and {tuple(features_train.shape)}"
         )
-    if block < 1:
-        raise ValueError(f"block must be at least 1, got {block}")
+    if block < 1 or count < 1:
+        raise ValueError(f"block and count must be at least 1, got {block} and {count}")
     if len(features_train) == 0:
         raise GroundupError("there are no train images to compare with", hint="check that the split is not empty")
     wanted = F.normalize(features_test.float(), dim=1)  # (N, D)
-    best = torch.full((len(wanted),), -torch.inf, device=wanted.device)
-    index = torch.zeros(len(wanted), dtype=torch.int64, device=wanted.device)
+    best = torch.full((len(wanted), min(count, len(features_train))), -torch.inf, device=wanted.device)
+    index = torch.zeros(best.shape, dtype=torch.int64, device=wanted.device)
     for start in range(0, len(features_train), block):
         compared = F.normalize(features_train[start : start + block].float(), dim=1).T  # (D, block)
         for first in range(0, len(wanted), block):
             if check:
                 check()
             rows = slice(first, first + block)
-            found = (wanted[rows] @ compared).max(1)
-            closer = found.values > best[rows]
-            best[rows] = torch.where(closer, found.values, best[rows])
-            index[rows] = torch.where(closer, found.indices + start, index[rows])
+            found = (wanted[rows] @ compared).topk(min(count, compared.shape[1]), dim=1)
+            index[rows], best[rows] = closest(
+                (index[rows], best[rows]), (found.indices + start, found.values), best.shape[1]
+            )
     return index, best.clamp(-1, 1)
+
+
+def closest(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """Of two findings of `nearest` for the same rows the `count` most similar; of equals those of `one`."""
+    index, similarity = (torch.cat(both, dim=1) for both in zip(one, other, strict=True))
+    order = similarity.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return index.gather(1, order), similarity.gather(1, order)
 
 
 def confirm_by_pixels(images_a: Tensor, images_b: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Everything one evaluation says, from the logits and labels of one split.
 
-Fractions lie in [0, 1], `nll` is in nats, intervals are Wilson's at 95% over the images of the split. `macro_accuracy` weighs
-every class alike, whatever its number of images. What is said of superclasses (see `superclasses`) needs a map from
-classes to them and is None without one.
+Fractions lie in [0, 1], `nll` is in nats. Intervals are at 95% over the images of the split: Wilson's, but for
+`macro_accuracy`, which weighs every class alike, whatever its number of images, and has a bootstrap's (None for a single image).
+What is said of superclasses (see `superclasses`) needs a map from classes to them and is None without one.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from groundup.basis.errors import GroundupError
+from groundup.basis.seeding import generator
 from groundup.evaluation import metrics
-from groundup.evaluation.intervals import wilson
+from groundup.evaluation.intervals import bootstrap, wilson
 from groundup.evaluation.superclasses import CoarseMap, per_superclass, superclass_confusion
 
 
@@ -26,8 +27,10 @@ class Evaluation:
     top1: float
     top1_interval: tuple[float, float]
     top5: float
+    top5_interval: tuple[float, float]
     nll: float
     macro_accuracy: float
+    macro_interval: tuple[float, float] | None
     per_class: list[dict[str, Any]]
     confusion: Tensor  # (C, C) int64, rows are the true classes
     tta: str = "none"
@@ -57,15 +60,18 @@ class Evaluation:
         predictions = logits.argmax(1)
         hits = int(metrics.correct(logits, labels).sum())
         matrix = metrics.confusion(predictions, labels, len(class_names))
+        top5 = metrics.top_k(logits, labels, 5)
         kinds = {} if coarse_of_fine is None else _of_superclasses(matrix, coarse_of_fine, superclass_names)
         return cls(
             split=split,
             images=len(labels),
             top1=hits / len(labels),
             top1_interval=wilson(hits, len(labels)),
-            top5=metrics.top_k(logits, labels, 5),
+            top5=top5,
+            top5_interval=wilson(round(top5 * len(labels)), len(labels)),
             nll=metrics.nll(logits, labels),
             macro_accuracy=metrics.macro_accuracy(predictions, labels),
+            macro_interval=_macro_interval(predictions, labels),
             per_class=metrics.per_class(matrix, class_names),
             confusion=matrix,
             tta=tta,
@@ -77,6 +83,8 @@ class Evaluation:
         return {
             **vars(self),
             "top1_interval": list(self.top1_interval),
+            "top5_interval": list(self.top5_interval),
+            "macro_interval": None if self.macro_interval is None else list(self.macro_interval),
             "per_class": [dict(row) for row in self.per_class],
             "confusion": self.confusion.tolist(),
             "superclass_interval": None if self.superclass_interval is None else list(self.superclass_interval),
@@ -90,6 +98,17 @@ class Evaluation:
             f"{self.split} top-1 {self.top1:.2%} (95% interval {low:.2%} to {high:.2%}), top-5 {self.top5:.2%}, "
             f"{self.images:,} images{view}"
         )
+
+
+def _macro_interval(predictions: Tensor, labels: Tensor) -> tuple[float, float] | None:
+    if len(labels) < 2:
+        return None
+    return bootstrap(
+        lambda drawn: metrics.macro_accuracy(predictions[drawn], labels[drawn]),
+        len(labels),
+        generator=generator("macro interval"),
+        within=(0.0, 1.0),
+    )
 
 
 def _of_superclasses(matrix: Tensor, coarse_of_fine: CoarseMap, names: Sequence[str] | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from groundup.preflight.essentials import check_essentials
 from groundup.preflight.findings import LEVELS, Code, Finding, Level, find, in_order
 from groundup.preflight.network import FeatureSize, check_network, feature_sizes
 from groundup.preflight.norm_batches import refuse_lone_images
-from groundup.preflight.samples import Samples, check_samples, see_samples
+from groundup.preflight.samples import Samples, check_samples, sample_facts, see_samples
 from groundup.preflight.schedule import check_schedule
 from groundup.preflight.start import Start, check_start
 from groundup.preflight.static import ALLOWED_BY_WORD, CODES, STATIC, static_findings, stops_a_run, without_ignored
@@ -53,6 +53,7 @@ __all__ = [
     "readable_bytes",
     "readable_time",
     "refuse_lone_images",
+    "sample_facts",
     "see_samples",
     "static_findings",
     "steps_by_size",

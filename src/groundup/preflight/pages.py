@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from groundup.basis.files import write_text
+from groundup.preflight import five_systems
 from groundup.preflight.findings import Code
 
 INDEX = "README.md"
@@ -30,6 +31,8 @@ test holds them current. A number is never given to another thing.
 - **note**: unusual, and worth a look
 
 The level is the gravest that the code has; where the case is milder, so is the finding.
+
+[The mistakes of the five systems](five-systems.md), and the codes that name them.
 """
 _IGNORE = """## If it is meant
 
@@ -40,7 +43,7 @@ _IGNORE = """## If it is meant
 def pages(codes: Mapping[str, Code]) -> dict[str, str]:
     """Names of the files and their Markdown text."""
     inside = {f"{number}.md": _page(code) for number, code in sorted(codes.items())}
-    return {INDEX: _index(codes), **inside}
+    return {INDEX: _index(codes), five_systems.PAGE: five_systems.page(codes), **inside}
 
 
 def _page(code: Code) -> str:

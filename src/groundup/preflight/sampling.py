@@ -62,6 +62,27 @@ class Samples:
     looked_at: int
     idle: list[str]
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The lowest and the highest value that the network gets."""
+        return float(self.seen.min()), float(self.seen.max())
+
+    @property
+    def saturated(self) -> tuple[float, float]:
+        """Share of the values that the network gets as black (0) and as white (1) before normalisation, all channels together."""
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in self.normalize)
+        return _at_the_ends(self.seen * std + mean)
+
+    @property
+    def saturated_before(self) -> tuple[float, float]:
+        """The same of the images as they are in the data."""
+        return _at_the_ends(self.originals.float() / 255)
+
+
+def _at_the_ends(values: Tensor) -> tuple[float, float]:
+    half = 0.5 / 255  # of a step between two pixel values
+    return float((values <= half).float().mean()), float((values >= 1 - half).float().mean())
+
 
 def see_samples(subject: Subject, count: int = 64, steps: int = 100) -> Samples:
     """`count` images of the first step (all of a smaller batch), the mixing of `steps` batches. The subject needs its splits."""
@@ -98,6 +119,12 @@ def sample_facts(samples: Samples) -> dict[str, str]:
         "normalisation": f"mean {shown(mean)}, std {shown(std)}; one function for training, evaluation and prediction, so that "
         "they cannot differ",
         "after it": f"{samples.looked_at} training images have mean {shown(samples.mean)}, std {shown(samples.std)}",
+        "range": "{:.2f} to {:.2f} after normalisation, of the {} images of the first step".format(
+            *samples.span, len(samples.seen)
+        ),
+        "saturation": "{:.1%} of their values are black and {:.1%} white; {:.1%} and {:.1%} before augmentation".format(
+            *samples.saturated, *samples.saturated_before
+        ),
     }
     if any(erased.mean for erased in samples.erased):
         facts["erased pixels"] = ", then ".join(f"{erased.mean:.0%}" for erased in samples.erased)

@@ -18,6 +18,7 @@ from groundup.basis.errors import UsageError, unknown_name
 from groundup.basis.interruption import StopRequest
 from groundup.data import Splits
 from groundup.evaluation import TTA, Evaluation
+from groundup.evaluation.corruptions import SMALLEST
 from groundup.runs.card.writing import left_alone, write_card
 from groundup.runs.evaluation_file import (
     Sections,
@@ -32,11 +33,11 @@ from groundup.runs.evaluation_page import NAME, text, write_page
 from groundup.runs.folder import RunFolder
 from groundup.runs.load import classifier_of
 from groundup.runs.publication import LOADED
-from groundup.runs.reports import SECTIONS, Subject
+from groundup.runs.reports import SECTIONS, Subject, chosen
 from groundup.runs.reports.accuracy import evaluation_of
 from groundup.runs.reports.base import Twin, view_name
 from groundup.runs.reports.comparison import Member, compare, short_names
-from groundup.runs.reports.merging import merged
+from groundup.runs.reports.merging import merged, usable
 from groundup.runs.trained import Trained, data_of, fingerprint_of, open_trained, require_same_data
 from groundup.runs.twins import OPTION, name_of, require_other_split, require_twin
 from groundup.training import choose_engine
@@ -49,7 +50,8 @@ _APART = ("accuracy", "comparison")  # not keys of their own in the JSON of a ru
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to measure. sections: names of EXTRA; full: corruptions of all images; corrupted: a source of corrupted images;
+    """What to measure. sections: names of EXTRA; full: corruptions of all images; corrupted: a source of corrupted images; images:
+    places in the split of images to look at;
     temperature_from: the run whose validation split the temperature is fitted on."""
 
     tta: str = "none"
@@ -59,6 +61,7 @@ class Wanted:
     corrupted: str | None = None
     ensemble: bool = False
     temperature_from: Path | str | None = None
+    images: tuple[int, ...] = ()
 
     @property
     def view(self) -> str:
@@ -75,6 +78,8 @@ class Wanted:
             raise UsageError("--full: does nothing without --corruptions", hint="add --corruptions")
         if self.temperature_from is not None and "calibration" not in self.sections:
             raise UsageError(f"{OPTION}: does nothing without --calibration", hint="add --calibration")
+        if len(self.images) > chosen.MOST:
+            raise UsageError(f"--image: {len(self.images)} images named; allowed: at most {chosen.MOST}")
         if self.ensemble and runs < 2:
             raise UsageError("--ensemble: needs at least 2 runs, got 1", hint="name the runs it is made of")
         if "duplicates" in self.sections and self.split == "train":
@@ -172,7 +177,7 @@ def _evaluated(
         reports.append(_measure(trained, subject, name, wanted))
         chosen = f"{name} (chosen on test)" if reports[-1].optimistic else name
         weights = weights_checksum(subject.folder)
-        members.append(Member(chosen, subject.recipe, *subject.logits(), wanted.tta, weights))
+        members.append(Member(chosen, subject.recipe, *subject.logits(), wanted.tta, subject.flop, weights))
     if len(opened) == 1:
         return reports
     found = compare(members, wanted.ensemble)
@@ -191,6 +196,7 @@ def json_of(reports: Sequence[Report]) -> dict[str, Any]:
             "run": str(report.run.reference),
             "optimistic": report.optimistic,
             **report.result.to_dict(),
+            "cost": next(iter(report.sections["accuracy"].values()))["cost"],
             **{key: facts for key, views in report.sections.items() for facts in views.values() if key not in _APART},
             "notes": list(report.notes),
             "page": None if report.page is None else str(report.page),
@@ -239,6 +245,8 @@ def _open(
     else:
         require_same_data(folder, data)
         splits = data
+    if "corruptions" in wanted.sections and splits.image_size < SMALLEST:
+        raise UsageError(f"--corruptions: images of {splits.image_size} px; needs {SMALLEST} or more (data.resolution)")
     engine = choose_engine(recipe.train, total_steps=1)
     engine.activate()
     classifier.model.to(engine.torch_device)
@@ -251,11 +259,14 @@ def _open(
         wanted.split,
         wanted.tta,
         full=wanted.full,
+        chosen=tuple(dict.fromkeys(wanted.images)),
         corrupted=wanted.corrupted,
         stop=stop,
         tell=tell,
     )
-    subject.part()  # an unknown split is told before anything is computed
+    images = len(subject.part())  # an unknown split is told before anything is computed
+    if outside := [place for place in subject.chosen if not 0 <= place < images]:
+        raise UsageError(f"--image {outside[0]}: the {wanted.split} split has images 0 to {images - 1}")
     return subject
 
 
@@ -282,30 +293,30 @@ def _with_twin(run: Trained, subject: Subject, opened: tuple[Trained, Subject] |
 
 
 def _measure(run: Trained, subject: Subject, name: str, wanted: Wanted) -> Report:
-    """Measure what is wanted, and write it down."""
-    keys = [*wanted.sections, *(["corrupted"] if wanted.corrupted else [])]
-    facts = {}
+    """Measure what is wanted, and write down each section before the next begins."""
+    keys = [*wanted.sections, *(["corrupted"] if wanted.corrupted else []), *(["chosen"] if wanted.images else [])]
+    report = Report(run, name, evaluation_of(subject), {}, _is_optimistic(subject.folder))
     for key, section in SECTIONS.items():
         if section.measure and (key == "accuracy" or key in keys):
             if key != "accuracy":
                 subject.tell(f"measuring: {section.title.lower()}")
             found = section.measure(subject)
-            facts[key] = {view_of(subject.view, section.measured_on(found)): found}
-    report = Report(run, name, evaluation_of(subject), {}, _is_optimistic(subject.folder))
-    return _kept(report, facts)
+            report = _kept(report, {key: {view_of(subject.view, section.measured_on(found)): found}})
+    return report
 
 
 def _kept(report: Report, facts: Sections) -> Report:
     """The report with `facts` added, which are in the run folder then: evaluation.json, evaluation.html, the card."""
     folder, recipe = report.run.folder, report.run.recipe
     with alone(folder):
-        everything = merged(read_sections(folder), facts)
+        known, unread = usable(read_sections(folder))
+        everything = merged(known, facts)
         write_sections(folder, everything)
         write_page(folder, recipe, everything)
         summary = folder.summary()
         ours = summary is None or write_card(folder, recipe, summary, everything)
     note = () if ours else (left_alone(folder),)
-    notes = tuple(dict.fromkeys((*report.notes, *note)))
+    notes = tuple(dict.fromkeys((*report.notes, *unread, *note)))
     return replace(report, sections={**report.sections, **facts}, notes=notes)
 
 

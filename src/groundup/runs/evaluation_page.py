@@ -6,7 +6,9 @@ sections as plain text, aligned, are what the terminal shows.
 
 import base64
 import html
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,16 @@ def shown_sections(sections: Sections) -> Iterator[tuple[str, str, Shown]]:
             yield section.title, view, section.show(facts)
 
 
+def require_showable(key: str, view: str, facts: dict[str, Any]) -> None:
+    """Raises what the terminal, the page and the file would raise on these facts, which may come from strangers: any of
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError."""
+    text({key: {view: facts}})
+    shown = SECTIONS[key].show(facts)
+    _inside(replace(shown, pictures=[], wide=[]), Path())
+    "".join([*shown.pictures, *shown.wide])  # lists of names
+    json.dumps(facts, allow_nan=False)
+
+
 def text(sections: Sections) -> list[str]:
     """The same for the terminal: headings, sentences, aligned tables without what the page folds away."""
     lines: list[str] = []
@@ -117,8 +129,8 @@ def _view(title: str, view: str) -> str:
 def _inside(shown: Shown, folder: Path) -> str:
     lines = "".join(f"<p>{html.escape(line)}</p>\n" for line in shown.lines)
     tables = "".join(map(_table, shown.tables))
-    pictures = "".join(f"<p>{_picture(folder / name)}</p>\n" for name in shown.pictures)
-    wide = "".join(f'<div class="wide">{_picture(folder / name)}</div>\n' for name in shown.wide)
+    pictures = "".join(f"<p>{_picture(folder, name)}</p>\n" for name in shown.pictures)
+    wide = "".join(f'<div class="wide">{_picture(folder, name)}</div>\n' for name in shown.wide)
     caption = f'<p class="soft">{html.escape(shown.caption)}</p>\n' if shown.caption else ""
     return lines + tables + pictures + caption + wide
 
@@ -133,9 +145,11 @@ def _cells(cells: Sequence[str], kind: str) -> str:
     return "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells)
 
 
-def _picture(path: Path) -> str:
-    """The picture in the page; its name where somebody took it away."""
-    if not path.is_file():
-        return f'<span class="soft">{html.escape(path.name)} is not there any more</span>'
+def _picture(folder: Path, name: str) -> str:
+    """The picture in the page; its name where somebody took it away. The name may come from a stranger's evaluation.json: what is
+    no picture of this folder itself is not opened."""
+    path = folder / Path(name).name
+    if path.name != name or path.suffix != ".png" or path.is_symlink() or not path.is_file():
+        return f'<span class="soft">{html.escape(name)} is not there any more</span>'
     content = base64.b64encode(path.read_bytes()).decode()
     return f'<img src="data:image/png;base64,{content}" alt="{html.escape(path.stem)}">'

@@ -18,7 +18,9 @@ from groundup.recipe import load_recipe
 from groundup.runs.check.checking import Report, check
 from groundup.runs.check.pictures import setting_curves
 from groundup.runs.cost.measure import differing, without_waiting
+from groundup.runs.prepare import make_plan, open_data, with_measured_constants
 from groundup.runs.train import Run
+from groundup.training import Job, TrainingState, train_step
 
 
 def codes(found: Report) -> set[str]:
@@ -94,6 +96,48 @@ def test_nothing_is_changed_and_no_run_folder_is_made(
     monkeypatch.chdir(tmp_path)
     check(load_recipe("digits", tiny))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_curve_shows_how_strong_mixing_and_operations_are_where_phases_change_it(tiny: list[str]) -> None:
+    recipe = load_recipe(
+        "digits",
+        [
+            *tiny,
+            "mix.methods=[{name: mixup, alpha: 0.2}]",
+            "augment.policy=[{name: pad_crop, pad: 1}, {name: coarse_dropout, p: 0.5}, {name: random_rotation, p: 0.4}]",
+            "phases=[{from: 1ep, set: {mix: {methods: [{name: mixup, alpha: 0.1}]}, "
+            "augment.policy: [{name: coarse_dropout, p: 0.3}, {name: random_rotation, p: 0.4}]}}]",
+        ],
+    )
+    splits = open_data(recipe, StopRequest())
+    curves = setting_curves(make_plan(with_measured_constants(recipe, splits), splits))
+    assert set(curves) == {"learning rate", "operations of the policy", "p of coarse_dropout", "alpha of mixup"}
+    assert [curves[name][1] for name in ("p of coarse_dropout", "alpha of mixup")] == [
+        [0.5, 0.5, 0.5, 0.3, 0.3, 0.3],
+        [0.2, 0.2, 0.2, 0.1, 0.1, 0.1],
+    ]
+
+
+def test_steps_are_measured_with_the_dropout_of_the_run(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = "model={name: resnet18, stem: small, width: 8, dropout: 0.3, head_dropout: 0.2, stochastic_depth: 0.1}"
+    recipe = load_recipe("digits", [*tiny, model])
+    expected = shares(build_model(recipe.model, num_classes=10, seed=0))
+    assert {0.3, 0.2, 0.1} <= set(expected)
+    seen = []
+
+    def watched(job: Job, state: TrainingState) -> Tensor:
+        seen.append(shares(state.model))
+        return train_step(job, state)
+
+    monkeypatch.setattr("groundup.runs.cost.measure.train_step", watched)
+    monkeypatch.setattr("groundup.runs.cost.measure._PATIENCE", math.inf)
+    assert check(recipe).start.unreached == ()
+    assert seen
+    assert all(now == expected for now in seen)
+
+
+def shares(network: nn.Module) -> list[float]:
+    return [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
 
 
 def test_it_can_be_interrupted(tiny: list[str]) -> None:

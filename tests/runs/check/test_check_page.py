@@ -73,7 +73,7 @@ def test_its_pictures_are_the_settings_the_samples_beside_their_originals_and_th
 
 def test_it_tells_findings_samples_sizes_and_costs(text: str, report: Report) -> None:
     said = read(text).text
-    for part in ("GU202", "PFLOP", "first loss", "memory: weights", "layer4.1.bn2", "no errors"):
+    for part in ("GU202", "PFLOP", "first loss", "memory: weights", "layer4.1.bn2", "no errors", "saturation", "range"):
         assert part in said or part in text, part
     for title in report.samples.titles[:32]:
         assert title in said

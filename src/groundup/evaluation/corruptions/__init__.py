@@ -26,7 +26,7 @@ from groundup.basis.seeding import scrambled, seed_from
 from groundup.evaluation.corruptions import blur, digital, noise, weather
 from groundup.evaluation.corruptions.base import SEVERITIES, SMALL, Corruption
 
-__all__ = ["APPROXIMATE", "CORRUPTIONS", "SEVERITIES", "SMALL", "Corruption", "corrupt"]
+__all__ = ["APPROXIMATE", "CORRUPTIONS", "SEVERITIES", "SMALL", "SMALLEST", "Corruption", "corrupt"]
 
 CORRUPTIONS: dict[str, Corruption[Any]] = {
     "gaussian_noise": noise.GAUSSIAN_NOISE,
@@ -48,7 +48,7 @@ CORRUPTIONS: dict[str, Corruption[Any]] = {
 # Made another way than the published data, not only from other random numbers.
 APPROXIMATE = {"frost"}
 
-_SMALLEST = 8  # px
+SMALLEST = 8  # px
 
 
 def corrupt(images: Tensor, name: str, severity: int, seed: int, first: int = 0) -> Tensor:
@@ -74,7 +74,7 @@ def corrupt(images: Tensor, name: str, severity: int, seed: int, first: int = 0)
 
 def _require_images(images: Tensor) -> None:
     square = images.ndim == 4 and images.shape[1] == 3 and images.shape[2] == images.shape[3]
-    if not square or images.shape[3] < _SMALLEST or images.dtype != torch.uint8:
+    if not square or images.shape[3] < SMALLEST or images.dtype != torch.uint8:
         raise ValueError(
-            f"need images uint8 (B, 3, S, S) with S of at least {_SMALLEST}, got {images.dtype} {tuple(images.shape)}"
+            f"need images uint8 (B, 3, S, S) with S of at least {SMALLEST}, got {images.dtype} {tuple(images.shape)}"
         )

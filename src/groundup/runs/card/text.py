@@ -7,6 +7,7 @@ from groundup.basis.errors import listed
 from groundup.recipe import Recipe
 from groundup.runs.card.cost import cost_lines
 from groundup.runs.evaluation_file import Sections, fullest, without_input
+from groundup.runs.reports.base import cost_per_image
 
 REPOSITORY = "hf:OWNER/NAME"
 """Stands in the card of a run for the repository that it may be published to."""
@@ -84,7 +85,7 @@ def _table(facts: Facts, own: dict[str, str]) -> str:
         "recipe": "[recipe.yaml](recipe.yaml), complete",
         "top-1": f"{summary['top1']:.2%} (95% interval {low:.2%} to {high:.2%}) on {summary['images']:,} "
         f"{summary['reported_on']} images",
-        "top-5": f"{summary['top5']:.2%}",
+        "top-5": f"{summary['top5']:.2%}{_around(summary.get('top5_interval'))}",
         "selected on": summary["selected_on"],
         "seed": summary["seed"],
         "training": f"{summary['epochs']:g} epochs, {summary['steps']:,} steps, {summary['pflop']:.4g} PFLOP, "
@@ -170,8 +171,13 @@ def evaluated(sections: Sections) -> str:
     """What evaluation.json says of the test split beyond the summary; nothing where it says nothing."""
     lines = []
     of_test = {key: facts for key in sections if (facts := fullest(sections, key))}
-    if (accuracy := of_test.get("accuracy")) and accuracy["superclass_accuracy"] is not None:
-        lines.append(f"superclass accuracy {accuracy['superclass_accuracy']:.2%}")
+    if accuracy := of_test.get("accuracy"):
+        around = _around(accuracy.get("macro_interval"))
+        lines.append(f"mean accuracy of the classes (macro) {accuracy['macro_accuracy']:.2%}{around}")
+        if accuracy["superclass_accuracy"] is not None:
+            around = _around(accuracy.get("superclass_interval"))
+            lines.append(f"superclass accuracy {accuracy['superclass_accuracy']:.2%}{around}")
+    lines += _at_more_cost(sections)
     if calibration := of_test.get("calibration"):
         lines.append(_calibration("as trained", calibration["as_trained"]))
         if calibration["temperature"] is not None:
@@ -182,8 +188,7 @@ def evaluated(sections: Sections) -> str:
             name = f"with temperature {calibration['temperature']:.3g}, fitted on {on_what}"
             lines.append(_calibration(name, calibration["with_temperature"]))
     if corruptions := of_test.get("corruptions"):
-        around = corruptions["mean_interval"]
-        interval = f" (95% interval {around[0]:.2%} to {around[1]:.2%})" if around else ""
+        interval = _around(corruptions["mean_interval"])
         lines.append(
             f"generated corruptions, {corruptions['images']:,} images: mean accuracy {corruptions['mean']:.2%}{interval}, "
             f"clean {corruptions['clean']:.2%} on the same images; not a published corrupted set, frost is procedural"
@@ -204,6 +209,27 @@ def evaluated(sections: Sections) -> str:
         )
     listing = "".join(f"- {line}\n" for line in lines)
     return f"## Calibration and robustness\n\nOn the test split, by `groundup evaluate`:\n\n{listing}" if lines else ""
+
+
+def _at_more_cost(sections: Sections) -> list[str]:
+    """Accuracies on the test split that take more than one pass of the network, with what they take."""
+    lines = []
+    for facts in sections.get("accuracy", {}).values():
+        if facts["split"] == "test" and facts["tta"] != "none" and "cost" in facts:
+            around, cost = _around(facts["top1_interval"]), cost_per_image(facts["cost"])
+            lines.append(f"with {facts['tta']} test-time augmentation: top-1 {facts['top1']:.2%}{around}; {cost}")
+    for view, facts in sections.get("comparison", {}).items():
+        if without_input(view).split("-")[0] == "test" and (together := facts["ensemble"]):
+            others = listed([run["name"] for run in facts["runs"]])
+            tta = "" if facts["tta"] == "none" else f", each with {facts['tta']} test-time augmentation"
+            around, cost = _around(together["top1_interval"]), cost_per_image(together)
+            lines.append(f"{together['name']} ({others}{tta}): top-1 {together['top1']:.2%}{around}; {cost}")
+    return lines
+
+
+def _around(interval: Any) -> str:
+    """The interval of a share, in brackets; nothing without one, as in files of before."""
+    return f" (95% interval {interval[0]:.2%} to {interval[1]:.2%})" if interval else ""
 
 
 def _calibration(name: str, values: dict[str, Any]) -> str:

@@ -163,6 +163,11 @@ class Report:
                 "loss": _finite(self.start.loss),
                 "overfit": [*map(_finite, self.start.overfit)],
             },
+            "samples": {
+                "range": list(self.samples.span),
+                "black_and_white": list(self.samples.saturated),
+                "black_and_white_before": list(self.samples.saturated_before),
+            },
             "engine": self.engine.to_dict(),
         }
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from groundup.basis.errors import UsageError
 from groundup.basis.files import write_text
-from groundup.preflight import CODES, FeatureSize, Finding, readable_bytes, readable_time
+from groundup.preflight import CODES, FeatureSize, Finding, readable_bytes, readable_time, sample_facts
 from groundup.runs.check.checking import Report
 from groundup.runs.check.pictures import draw_balance, draw_settings
 from groundup.version import __version__
@@ -215,9 +215,10 @@ def _samples(report: Report) -> str:
         f"<figcaption>{html.escape(title)}</figcaption></figure>\n"
         for original, seen, title in _shown(report)
     )
+    facts = _table([(what, [said]) for what, said in sample_facts(report.samples).items()])
     return (
-        '<p class="soft">The first images of the first step: on the left as they are in the data, on the right as the network '
-        f'gets them, with their labels.</p><div class="samples">{figures}</div>'
+        f'{facts}<p class="soft">The first images of the first step: on the left as they are in the data, on the right as '
+        f'the network gets them, with their labels.</p><div class="samples">{figures}</div>'
     )
 
 

@@ -1,6 +1,7 @@
 """The pictures of a check: what changes over the run, and how many images each class has. PNG files, one panel each, so that they
 stand side by side on a wide screen and below each other on a phone."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 from groundup.basis.duration import Clock
 from groundup.basis.pictures import GREY, PALETTE, new_figure, save_figure
 from groundup.runs.prepare import Plan
-from groundup.training import NoAverage
+from groundup.training import LiveValues, NoAverage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +45,20 @@ def setting_curves(plan: Plan) -> dict[str, tuple[list[int], list[float]]]:
         "operations of the policy": [float(len(values.policy)) for values in live],
     }
     curves |= {name: values for name, values in settings.items() if len(set(values)) > 1}
+    curves |= _strengths(live)
     return {name: (steps, values) for name, values in curves.items()}
+
+
+def _strengths(live: Sequence[LiveValues]) -> dict[str, list[float]]:
+    """The probability of every operation and the alpha of every way of mixing that change over `live`; nan while not there."""
+    at_each = [
+        {f"p of {operation.name}": float(getattr(operation, "p", 1.0)) for operation in reversed(values.policy)}
+        | {f"alpha of {method.name}": float(method.alpha) for method in values.mix.methods}
+        for values in live
+    ]
+    names = dict.fromkeys(name for now in at_each for name in now)
+    changing = [name for name in names if len({now[name] for now in at_each if name in now}) > 1]
+    return {name: [now.get(name, math.nan) for now in at_each] for name in changing}
 
 
 def draw_settings(plan: Plan, folder: Path) -> dict[str, Path]:

@@ -2,25 +2,29 @@
 
 from typing import Any
 
+from groundup.basis.machine import usable_cores
+from groundup.data.decoding_loader import MOST_WORKERS, automatic_workers
 from groundup.recipe import Recipe
 from groundup.runs.cost.parts import shares
+from groundup.runs.from_disk import cuts_at_load
 from groundup.training import Engine
 
 FEEDING = 0.05  # share of the step that gathering and augmentation may take
 OPTIMIZING = 0.15
+_AHEAD = 4  # micro-batches decoded ahead, the default: more hold up memory and seldom help
 OTHER = 0.10
 LOW = {"cpu": 0.35, "cuda": 0.2}  # shares of a matrix product below which the network itself is badly fed
 
 
-def advice(recipe: Recipe, engine: Engine, sizes: list[dict[str, Any]]) -> list[str]:
-    """Lines for the input size at which a step takes longest. `sizes`: as `bench` measured them. Empty: nothing to change."""
+def advice(recipe: Recipe, engine: Engine, sizes: list[dict[str, Any]], fits: bool) -> list[str]:
+    """Lines for the input size at which a step takes longest. `sizes`: as `bench` measured them; `fits`: whether the decoded
+    images can be kept in the memory of the device."""
     slowest = max(sizes, key=lambda size: size["seconds"]["step"])
     share, device = shares(slowest["seconds"]), engine.torch_device.type
     network = share["forward"] + share["backward"]
     found = [f"the network takes {network:.0%} of a step and runs at {slowest['mfu']:.0%} of a matrix product here"]
     if share["data"] > FEEDING:
-        mend = "; data.cache=device keeps the pixels there" if recipe.data.cache != "device" else ""
-        found.append(f"gathering the pixels takes {share['data']:.0%} of a step{mend}")
+        found += _slow_data(recipe, engine, share["data"], slowest["resolution"], fits)
     if share["augment"] > FEEDING:
         names = ", ".join(operation.name for operation in recipe.augment.policy) or "normalisation alone"
         found.append(
@@ -45,6 +49,27 @@ def advice(recipe: Recipe, engine: Engine, sizes: list[dict[str, Any]]) -> list[
     if slowest["mfu"] < LOW.get(device, 0.0):
         found += _slow_network(recipe, engine)
     return found
+
+
+def _slow_data(recipe: Recipe, engine: Engine, share: float, resolution: int, fits: bool) -> list[str]:
+    """What can be followed: a stream has no other cache, and a crop that is cut while decoding is another run with one."""
+    data = recipe.data
+    if data.cache != "none":
+        gains = fits and data.cache != "device" and (data.cache, engine.torch_device.type) != ("host", "cpu")
+        mend = "; data.cache=device keeps the pixels there" if gains else ""
+        return [f"gathering the pixels takes {share:.0%} of a step{mend}"]
+    mends = []
+    most = min(MOST_WORKERS, usable_cores())
+    workers = automatic_workers(engine.torch_device) if data.workers == "auto" else data.workers
+    if workers < most:
+        mends.append(f"more threads decode with data.workers={most} (now {workers})")
+    if data.prefetch < _AHEAD:
+        mends.append(f"data.prefetch={_AHEAD} (now {data.prefetch}) decodes further ahead")
+    size = data.resolution or resolution
+    mends.append(f"images that `groundup data pack SOURCE DEST --resolution {size}` has made smaller decode faster")
+    if not (data.streaming or cuts_at_load(recipe)):
+        mends.append(f"data.cache={'device' if fits else 'disk'} decodes them once")
+    return [f"waiting for decoded images takes {share:.0%} of a step: {mend}" for mend in mends]
 
 
 def _slow_network(recipe: Recipe, engine: Engine) -> list[str]:

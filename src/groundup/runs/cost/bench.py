@@ -7,6 +7,7 @@ product measured on the spot, in the run's precision, not of a data sheet.
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ from groundup.basis.interruption import StopRequest
 from groundup.recipe import Recipe
 from groundup.runs.cost.advice import advice
 from groundup.runs.cost.batch_size import with_batch_size
+from groundup.runs.cost.estimate import device_memory, pixel_bytes
+from groundup.runs.cost.measure import first_steps, steps_from
 from groundup.runs.cost.parts import seconds_by_part
 from groundup.runs.folder import environment
-from groundup.runs.prepare import first_job, make_plan, open_data, with_measured_constants
+from groundup.runs.prepare import Plan, first_job, make_plan, open_data, with_measured_constants
 from groundup.training import Job, TrainingState, train_step
+
+_KEPT_SHARE = 0.5  # of the memory that is free, which decoded images may take where it is advised to keep them there
 
 
 def bench(
@@ -34,9 +39,10 @@ def bench(
 ) -> dict[str, Any]:
     """Train `steps` steps per input size of the run and measure them.
 
-    Gives, per input size: images/s, TFLOP/s, `mfu`, and the median seconds of a step and of its parts (`seconds_by_part`); then the
-    peak memory in bytes and `advice`, lines of text. `profile`: a file for torch's trace of two steps at the last input size, which
-    ui.perfetto.dev opens; `tell`: what is decided on the way, in words.
+    Gives, per input size: images/s, TFLOP/s and `mfu` of the median step, its seconds and the median ones of its parts
+    (`seconds_by_part`); then the peak memory in bytes and `advice`, lines of text. The steps follow one another as they do in
+    training, so that what is decoded ahead is what comes next. `profile`: a file for torch's trace of two steps at the last input
+    size, which ui.perfetto.dev opens; `tell`: what is decided on the way, in words.
     """
     if profile is not None and profile.exists():
         raise UsageError(f"--profile {str(profile)!r}: exists, and is not overwritten", hint="give another name")
@@ -46,51 +52,56 @@ def bench(
     plan = make_plan(recipe, splits)
     job, state = first_job(plan, stop.check)
     try:
-        return _measured(job, state, recipe, steps, stop, profile)
+        return _measured(job, state, plan, steps, stop, profile)
     finally:
         job.data.close()
 
 
 def _measured(
-    job: Job, state: TrainingState, recipe: Recipe, steps: int, stop: StopRequest, profile: Path | None
+    job: Job, state: TrainingState, plan: Plan, steps: int, stop: StopRequest, profile: Path | None
 ) -> dict[str, Any]:
-    engine = job.engine
+    recipe, engine = plan.recipe, job.engine
     ceiling = matrix_flops(engine.torch_device, engine.precision)
     sizes = []
-    firsts = {
-        job.live.at(step).resolution: step for step in sorted({0, *(s for s, _ in job.live.changes)}, reverse=True)
-    }
-    for first in sorted(firsts.values()):
-        state.step = first
-        train_step(job, state)  # warm-up of this input size
-        times, counted = [], state.flops
+    if engine.torch_device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(engine.torch_device)  # neither the matrices above nor a search for the batch
+    for resolution, first in sorted(first_steps(job).items(), key=lambda item: item[1]):
+        following = steps_from(job, first)
+        _step(job, state, next(following))  # warm-up of this input size
+        timed = []
         for _ in range(steps):
             stop.check()
-            state.step = first
-            times.append(_timed(lambda: train_step(job, state), engine.torch_device))
-        seconds = sorted(times)[len(times) // 2]
-        resolution = job.live.at(first).resolution
-        work = (state.flops - counted) / steps  # SAM's second pass counts where the step makes it
+            number, images, flops = next(following), state.images, state.flops
+            seconds = _timed(partial(_step, job, state, number), engine.torch_device)
+            # SAM's second pass counts where it is made.
+            timed.append((seconds, state.images - images, state.flops - flops))
+        seconds, images, flops = sorted(timed)[len(timed) // 2]
         sizes.append(
             {
                 "resolution": resolution,
-                "images_per_second": recipe.train.batch_size / seconds,
-                "tflops": work / seconds / 1e12,
-                "mfu": work / seconds / ceiling,
-                "seconds": {"step": seconds, **seconds_by_part(job, state, first, steps)},
+                "images_per_second": images / seconds,
+                "tflops": flops / seconds / 1e12,
+                "mfu": flops / seconds / ceiling,
+                "seconds": {"step": seconds, **seconds_by_part(job, state, following, steps)},
             }
         )
     if profile is not None:
-        _trace(lambda: train_step(job, state), profile, engine.torch_device)
+        _trace(lambda: _step(job, state, next(following)), profile, engine.torch_device)
+    fits = pixel_bytes(plan.splits) <= _KEPT_SHARE * device_memory(engine.torch_device)[0]
     return {
         "recipe": recipe.name,
         "engine": engine.to_dict(),
         "matrix_tflops": ceiling / 1e12,
         "sizes": sizes,
         "peak_memory_bytes": peak_memory(engine.torch_device),
-        "advice": advice(recipe, engine, sizes),
+        "advice": advice(recipe, engine, sizes, fits),
         **environment(),
     }
+
+
+def _step(job: Job, state: TrainingState, number: int) -> None:
+    state.step = number
+    train_step(job, state)
 
 
 def matrix_flops(device: torch.device, precision: str, size: int | None = None) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from groundup.basis.duration import Clock
+from groundup.data import Splits
 from groundup.models import forward_flops
 from groundup.preflight import Cost, Disk, Memory, evaluated_images, steps_by_size, train_flops
 from groundup.recipe import Recipe
@@ -19,6 +20,8 @@ from groundup.training import Job, NoAverage, TrainingState
 # What the backward pass holds besides, gradients of activations and the kernels' own room, as a factor on the activations.
 # Measured with ResNet-18 and with speed_net on a CPU: 1.2 and 1.3.
 _WITH_GRADIENTS = 1.3
+_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_GROUP_FILES = {"v1": ("memory.limit_in_bytes", "memory.usage_in_bytes"), "v2": ("memory.max", "memory.current")}
 
 
 def estimate(plan: Plan, job: Job, state: TrainingState, measured: Measured, program: int, place: Path) -> Cost:
@@ -74,10 +77,9 @@ def extrapolated_memory(
     trainable = tensor_bytes(p for p in state.model.parameters() if p.requires_grad)
     weights = tensor_bytes(state.model.state_dict().values())
     kept_in_memory = recipe.data.cache == "device" or (recipe.data.cache == "host" and device.type == "cpu")
-    splits_read = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
     fixed = {
         "program": program if device.type == "cpu" else 0,
-        "images": sum(map(len, splits_read)) * splits.image_size**2 * 3 if kept_in_memory else 0,
+        "images": pixel_bytes(splits) if kept_in_memory else 0,
         "weights": weights,
         "gradients": trainable,
         "optimizer": optimizer_bytes,
@@ -87,6 +89,12 @@ def extrapolated_memory(
     images = min(recipe.train.micro_batch or recipe.train.batch_size, recipe.train.batch_size)
     needed = math.ceil(_WITH_GRADIENTS * per_image)
     return Memory({what: size for what, size in fixed.items() if size}, needed, images, free, total)
+
+
+def pixel_bytes(splits: Splits) -> int:
+    """Bytes of all images, decoded."""
+    read = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
+    return sum(map(len, read)) * splits.image_size**2 * 3
 
 
 def _disk(recipe: Recipe, clock: Clock, model: nn.Module, measured: Measured, place: Path) -> Disk:
@@ -107,18 +115,45 @@ def device_memory(device: torch.device) -> tuple[int, int]:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device), total
-    memory = psutil.virtual_memory()
-    free, total = memory.available + psutil.Process().memory_info().rss, memory.total
-    limit = _group_limit()
-    return (free, total) if limit is None else (min(free, limit), min(total, limit))
+    memory, own = psutil.virtual_memory(), psutil.Process().memory_info()
+    free, total = memory.available + own.rss, memory.total
+    for limit, used in _group_limits():
+        # Of what this process holds, files are not counted in `used`.
+        free = min(free, max(0, limit - used) + own.rss - getattr(own, "shared", 0))
+        total = min(total, limit)
+    return free, total
 
 
-def _group_limit() -> int | None:
-    """The memory limit of the control group this process is in (a container), None without one."""
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+def _group_limits() -> list[tuple[int, int]]:
+    """Limit and bytes in use of every control group this process is in that has a limit: a container, a job of Slurm, a unit of
+    systemd, and those around it. Without what was read from files, which the kernel gives back when memory is short."""
+    limits = []
+    for kind, folder in _memory_groups():
         try:
-            text = (Path("/sys/fs/cgroup") / file).read_text().strip()
-        except OSError:
+            limit, used = ((folder / name).read_text().strip() for name in _GROUP_FILES[kind])
+            entries = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue  # not a group, or not one that counts memory
+        if limit.isdigit():  # the word `max` is no limit
+            counted = "total_" if kind == "v1" else ""  # v1 counts the groups inside under names of their own
+            files = sum(int(entries.get(f"{counted}{state}_file", 0)) for state in ("active", "inactive"))
+            limits.append((int(limit), max(0, int(used) - files)))
+    return limits
+
+
+def _memory_groups() -> list[tuple[str, Path]]:
+    """Folders of the control groups around this process, the innermost first, with the version of their files. In a container the
+    path may be one of the host's, which is not there; the root of what is mounted is then the container's own group."""
+    try:
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        return []  # not Linux
+    folders = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
             continue
-        return int(text) if text.isdigit() else None
-    return None
+        kind, root = ("v1", _GROUPS / "memory") if controllers else ("v2", _GROUPS)
+        inside = root / path.lstrip("/") if ".." not in path.split("/") else root
+        folders += [(kind, folder) for folder in (inside, *inside.parents) if folder.is_relative_to(root)]
+    return folders

@@ -10,8 +10,10 @@ The learning rate is as good as 0 in every pass: nothing here depends on the sch
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +117,8 @@ class _Probe:
         silent, not_finite = _by_gradient(state.model)
         update(job, state)  # allocates what the optimizer keeps
         _nudge(state.model)
-        _without_dropout(state.model)
-        watch.time(add_gradients, small, state, batch, live)
+        with _without_dropout(state.model):
+            watch.time(add_gradients, small, state, batch, live)
         seconds, waited = min(first, watch.seconds), watch.waited
         still = set(_by_gradient(state.model)[0])
         watch.time(update, job, state)
@@ -220,11 +222,18 @@ def _nudge(model: nn.Module) -> None:
             parameter.copy_(torch.linspace(-_NUDGE, 1.5 * _NUDGE, parameter.numel()).view(parameter.shape))
 
 
-def _without_dropout(model: nn.Module) -> None:
-    """Of every kind: a branch that a draw has left out has no gradient, and is reached all the same."""
-    for module in model.modules():
-        if isinstance(module, _DropoutNd):
-            module.p = 0.0
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """Of every kind: a branch that a draw has left out has no gradient, and is reached all the same. Put back afterwards, because
+    the masks take time and memory in every step of the run."""
+    shares = [(module, module.p) for module in model.modules() if isinstance(module, _DropoutNd)]
+    for module, _ in shares:
+        module.p = 0.0
+    try:
+        yield
+    finally:
+        for module, share in shares:
+            module.p = share
 
 
 def _full_steps(job: Job, state: TrainingState, watch: "_Watch") -> dict[int, float]:
@@ -234,10 +243,10 @@ def _full_steps(job: Job, state: TrainingState, watch: "_Watch") -> dict[int, fl
     firsts, quiet = first_steps(job), at_rest(job)
     seconds = {}
     for size in job.flops:
-        times = []
+        times, following = [], steps_from(job, firsts[size])
         for _ in range(1 + _STEPS):
             job.check()
-            state.step = firsts[size]
+            state.step = next(following)
             watch.time(train_step, quiet, state)
             times.append(watch.seconds)
         seconds[size] = sorted(times[1:])[_STEPS // 2]
@@ -248,6 +257,13 @@ def first_steps(job: Job) -> dict[int, int]:
     """The first step of every input size in px."""
     steps = sorted({0, *(first for first, _ in job.live.changes)}, reverse=True)
     return {job.live.at(step).resolution: step for step in steps}
+
+
+def steps_from(job: Job, first: int) -> Iterator[int]:
+    """The steps of the phase that begins at `first`, one after the other, and from `first` on again when it ends. A step that is
+    made twice in a row would wait for images that nobody decodes ahead."""
+    later = (change for change, _ in job.live.changes if change > first)
+    return cycle(range(first, min(later, default=job.clock.total_steps)))
 
 
 def at_rest(job: Job) -> Job:
@@ -278,21 +294,21 @@ def overfit(job: Job, model: nn.Module) -> tuple[float, ...]:
     images, labels = job.data.take(job.order.at(0)[1][:_OVERFITTED])
     images = augment.normalize(images, job.mean, job.std, job.live.at(0).resolution)
     model.train()
-    _without_dropout(model)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=_OVERFIT_RATE, weight_decay=0.0
     )
     losses = []
-    for _ in range(_OVERFIT_STEPS):
-        job.check()
-        with job.engine.autocast():
-            logits = model(images)
-        loss_sum, weight = job.loss(logits.float(), labels, 0.0, None)
-        loss = loss_sum / weight
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
+    with _without_dropout(model):
+        for _ in range(_OVERFIT_STEPS):
+            job.check()
+            with job.engine.autocast():
+                logits = model(images)
+            loss_sum, weight = job.loss(logits.float(), labels, 0.0, None)
+            loss = loss_sum / weight
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
     return tuple(losses)
 
 

@@ -6,7 +6,7 @@ of it, at least 0 (bookkeeping, drawing the batch's numbers, waiting).
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -19,19 +19,19 @@ from groundup.training.loop import draw, parts, train_step, update
 PARTS = ("data", "augment", "forward", "backward", "optimizer", "average")
 
 
-def seconds_by_part(job: Job, state: TrainingState, step: int, rounds: int = 5) -> dict[str, float]:
-    """Median seconds, over `rounds` steps that train like update number `step`, of: `data` (gather the pixels), `augment`
-    (augmentation, normalisation, mixing), `forward` (network and loss), `backward`, `optimizer` (clip and update), `average` and
-    `other`. SAM's second pass is left out."""
+def seconds_by_part(job: Job, state: TrainingState, steps: Iterator[int], rounds: int = 5) -> dict[str, float]:
+    """Median seconds, over `rounds` pairs of updates with the numbers that `steps` gives, of: `data` (gather the pixels, or wait
+    until they are decoded), `augment` (augmentation, normalisation, mixing), `forward` (network and loss), `backward`, `optimizer`
+    (clip and update), `average` and `other`. SAM's second pass is left out."""
     timed: dict[str, list[float]] = {name: [] for name in (*PARTS, "step")}
     for _ in range(rounds):
-        state.step = step
+        state.step = next(steps)
         state.model.train()
         started = time.perf_counter()
         train_step(job, state)
         job.engine.synchronize()
         timed["step"].append(time.perf_counter() - started)
-        state.step = step
+        state.step = next(steps)
         for name, seconds in _round(job, state).items():
             timed[name].append(seconds)
     median = {name: statistics.median(values) for name, values in timed.items()}

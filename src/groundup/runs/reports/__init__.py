@@ -8,6 +8,7 @@ again without the run.
 from groundup.runs.reports import (
     accuracy,
     calibration,
+    chosen,
     comparison,
     corruptions,
     duplicates,
@@ -28,6 +29,7 @@ SECTIONS: dict[str, Section] = {
     "recalibrated": norms.SECTION,
     "duplicates": duplicates.SECTION,
     "mistakes": mistakes.SECTION,
+    "chosen": chosen.SECTION,
 }
 
 __all__ = ["SECTIONS", "Facts", "Section", "Shown", "Subject", "Table"]

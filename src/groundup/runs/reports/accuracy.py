@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from groundup.basis.pictures import confusion_picture
-from groundup.evaluation import Evaluation
-from groundup.runs.reports.base import Facts, Section, Shown, Subject, Table, between, percent
+from groundup.evaluation import TTA_COST, Evaluation
+from groundup.runs.reports.base import Facts, Section, Shown, Subject, Table, between, cost_per_image, percent
 
 _MOST_PAIRS = 10
 _HARDEST = 5
@@ -32,17 +32,19 @@ def measure(subject: Subject) -> Facts:
     result = evaluation_of(subject)
     picture = subject.picture("confusion")
     confusion_picture(np.asarray(result.confusion), subject.classes, picture, str(result))
-    return {**result.to_dict(), "pictures": [picture.name]}
+    cost = {"forward_passes": TTA_COST[subject.tta], "flop": subject.flop}
+    return {**result.to_dict(), "cost": cost, "pictures": [picture.name]}
 
 
 def show(facts: Facts) -> Shown:
     """The numbers, the hardest classes, and every class folded away."""
     rows = [
         ["top-1", percent(facts["top1"]), between(facts["top1_interval"])],
-        ["top-5", percent(facts["top5"]), ""],
-        ["mean of the classes (macro)", percent(facts["macro_accuracy"]), ""],
+        ["top-5", percent(facts["top5"]), _around(facts, "top5_interval")],
+        ["mean of the classes (macro)", percent(facts["macro_accuracy"]), _around(facts, "macro_interval")],
     ]
-    lines = [f"{_view(facts)}, {facts['images']:,} images; loss (nll) {facts['nll']:.4f}"]
+    cost = f"; {cost_per_image(facts['cost'])}" if "cost" in facts else ""  # files of before do not say
+    lines = [f"{_view(facts)}, {facts['images']:,} images; loss (nll) {facts['nll']:.4f}{cost}"]
     tables = [Table(["", "accuracy", "95% interval"], rows)]
     if facts["superclass_accuracy"] is not None:
         interval = between(facts["superclass_interval"])
@@ -51,10 +53,18 @@ def show(facts: Facts) -> Shown:
     tables.append(_classes("hardest classes", ordered[:_HARDEST]))
     if facts["per_superclass"]:
         tables.append(_superclasses(facts["per_superclass"]))
-    if pairs := _confused(facts):
+        coarse = _confused(facts["superclass_confusion"], facts["per_superclass"], "superclass")
+        if coarse:
+            tables.append(Table(["is", "taken for", "images"], coarse, "Most frequent confusions of superclasses"))
+    if pairs := _confused(facts["confusion"], facts["per_class"], "class"):
         tables.append(Table(["is", "taken for", "images"], pairs, folded="Most frequent confusions"))
     tables.append(_classes("class", facts["per_class"], f"Every class ({len(facts['per_class'])})"))
     return Shown(lines, tables, wide=facts["pictures"])
+
+
+def _around(row: dict[str, Any], key: str, digits: int = 2) -> str:
+    """An interval; nothing where there is none, as in files of before."""
+    return between(row[key], digits) if row.get(key) else ""
 
 
 def _view(facts: Facts) -> str:
@@ -64,10 +74,16 @@ def _view(facts: Facts) -> str:
 
 def _classes(title: str, rows: list[dict[str, Any]], folded: str = "") -> Table:
     cells = [
-        [str(row["class"]), percent(row["recall"], 1), percent(row["precision"], 1), f"{row['images']:,}"]
+        [
+            str(row["class"]),
+            percent(row["recall"], 1),
+            _around(row, "recall_interval", 1),
+            percent(row["precision"], 1),
+            f"{row['images']:,}",
+        ]
         for row in rows
     ]
-    return Table([title, "recall", "precision", "images"], cells, folded)
+    return Table([title, "recall", "95% interval", "precision", "images"], cells, folded)
 
 
 def _superclasses(rows: list[dict[str, Any]]) -> Table:
@@ -83,11 +99,11 @@ def _superclasses(rows: list[dict[str, Any]]) -> Table:
     return Table(head, cells, folded=f"Every superclass ({len(cells)})")
 
 
-def _confused(facts: Facts) -> list[list[str]]:
-    """The pairs of classes that are confused most often, the most frequent first."""
-    counts = np.array(facts["confusion"])
+def _confused(matrix: list[list[int]], rows: list[dict[str, Any]], named: str) -> list[list[str]]:
+    """The pairs that are confused most often, the most frequent first. named: the key of the names in `rows`."""
+    counts = np.array(matrix)
     np.fill_diagonal(counts, 0)
-    names = [str(row["class"]) for row in facts["per_class"]]
+    names = [str(row[named]) for row in rows]
     order = np.argsort(-counts, axis=None, kind="stable")[:_MOST_PAIRS]
     places = zip(*np.unravel_index(order, counts.shape), strict=True)
     return [[names[row], names[column], f"{counts[row, column]:,}"] for row, column in places if counts[row, column]]

@@ -19,7 +19,8 @@ from groundup.basis.interruption import StopRequest
 from groundup.data import ImageSet, MemoryLoader, Splits
 from groundup.data.splits import stratified_choice
 from groundup.data.superclasses import Superclasses, read_superclasses
-from groundup.evaluation import TTA, collect_logits
+from groundup.evaluation import TTA, TTA_COST, collect_logits
+from groundup.models import forward_flops
 from groundup.recipe import Recipe
 from groundup.runs.folder import RunFolder
 from groundup.runs.load import Classifier
@@ -87,8 +88,8 @@ class Twin:
 class Subject:
     """A finished run on one of its splits, ready to be evaluated. `tta` holds for every logit that is asked for.
 
-    full: corruptions of the whole split; corrupted: the source of images that are corrupted already; twin: the run that a
-    temperature is taken from, None: this one; tell: progress in words.
+    full: corruptions of the whole split; chosen: places in the split of images to look at; corrupted: the source of
+    images that are corrupted already; twin: the run that a temperature is taken from, None: this one; tell: progress in words.
     """
 
     folder: RunFolder
@@ -99,6 +100,7 @@ class Subject:
     split: str
     tta: str = "none"
     full: bool = False
+    chosen: tuple[int, ...] = ()
     corrupted: str | None = None
     twin: Twin | None = None
     stop: StopRequest = field(default_factory=StopRequest)
@@ -117,6 +119,11 @@ class Subject:
     @property
     def classes(self) -> list[str]:
         return self.classifier.classes
+
+    @property
+    def flop(self) -> int:
+        """FLOP of an answer for one image, with the passes of its test-time augmentation."""
+        return TTA_COST[self.tta] * forward_flops(self.model, self.splits.image_size)
 
     @property
     def view(self) -> str:
@@ -182,6 +189,13 @@ class Subject:
 def view_name(split: str, tta: str) -> str:
     """The name of an evaluation of a split: `test`, or `test-flip`."""
     return split if tta == "none" else f"{split}-{tta}"
+
+
+def cost_per_image(facts: Facts) -> str:
+    """What an answer costs, in words: its forward passes and, but in files of before, their FLOP."""
+    passes = facts["forward_passes"]
+    flop = f", {facts['flop'] / 1e9:.3g} GFLOP" if "flop" in facts else ""
+    return f"{passes} forward pass{'es' * (passes != 1)}{flop} per image"
 
 
 def percent(share: float | None, digits: int = 2) -> str:

@@ -1,31 +1,34 @@
 """Whether the run is as sure as it is right, as trained and with a temperature that is fitted on a validation split alone: its
-own, or, for a run that was trained on everything, that of a twin (`runs/twins.py`)."""
+own, or, for a run that was trained on everything, that of a twin (`runs/twins.py`).
+
+An ECE has no interval: beside it stands what calibrated probabilities like these get by chance (`evaluation.chance_ece`)."""
 
 from typing import Any
 
 from groundup.basis.errors import GroundupError
 from groundup.basis.evaluation_pictures import reliability_picture
 from groundup.basis.seeding import generator
-from groundup.evaluation import calibration, calibration_intervals, fit_temperature, with_temperature
+from groundup.evaluation import calibration, calibration_intervals, chance_ece, fit_temperature, with_temperature
 from groundup.runs.reports.base import Facts, Section, Shown, Subject, Table, percent
 
-_NUMBERS = {
-    "nll": "NLL (nats)",
-    "brier": "Brier score",
-    "ece_equal_mass": "ECE, equal mass",
-    "ece_equal_width": "ECE, equal width",
-}
+_MEANS = {"nll": "NLL (nats)", "brier": "Brier score"}
+_ERRORS = {"ece_equal_mass": "ECE, equal mass", "ece_equal_width": "ECE, equal width"}
+_BY_CHANCE = (
+    "by chance: the ECE of a network that is exactly as right as these probabilities say, on as many images (mean, and the range "
+    "of 95%); one in this range shows no miscalibration"
+)
 _TWIN = "a twin run with data.validation=0.1 gives one (--temperature-from)"
 
 
 def measure(subject: Subject) -> Facts:
-    """Calibration before and after, with bootstrap intervals; draws the reliability diagram."""
+    """Calibration before and after, with bootstrap intervals and ECEs by chance; draws the reliability diagram."""
     logits, labels = subject.logits()
     before = calibration(logits, labels)
     found: Facts = {
         "images": len(labels),
         "as_trained": before.to_dict(),
         "intervals": _intervals(logits, labels),
+        "by_chance": _by_chance(logits),
         "temperature": None,
     }
     curves = {"as trained": before}
@@ -40,6 +43,7 @@ def measure(subject: Subject) -> Facts:
             "temperature_from": subject.twin and subject.twin.name,
             "with_temperature": after.to_dict(),
             "intervals_with_temperature": _intervals(cooled, labels),
+            "by_chance_with_temperature": _by_chance(cooled),
         }
     picture = subject.picture("reliability")
     reliability_picture(curves, picture, f"{subject.recipe.name}: {subject.view}")
@@ -70,22 +74,39 @@ def _intervals(logits: Any, labels: Any) -> dict[str, list[float]]:
     return {name: list(interval) for name, interval in finite.items()}
 
 
+def _by_chance(logits: Any) -> dict[str, dict[str, float]]:
+    # The same draws for both here too.
+    drawn = chance_ece(logits, generator=generator("ECE by chance"))
+    return {name: {"mean": mean, "low": low, "high": high} for name, (mean, low, high) in drawn.items()}
+
+
 def show(facts: Facts) -> Shown:
     """As trained beside what the temperature makes of it."""
-    columns = {"as trained": (facts["as_trained"], facts["intervals"])}
+    # Files of before have no ECEs by chance; the intervals that they have for ECEs were too narrow.
+    columns = {"as trained": (facts["as_trained"], facts["intervals"], facts.get("by_chance", {}))}
     lines = [_confidence(facts["as_trained"])]
     if facts["temperature"] is not None:
         name = f"temperature {facts['temperature']:.3g}"
-        columns[name] = (facts["with_temperature"], facts["intervals_with_temperature"])
+        chance = facts.get("by_chance_with_temperature", {})
+        columns[name] = (facts["with_temperature"], facts["intervals_with_temperature"], chance)
         lines.append(f"{name}, {fitted_on(facts)}; the predicted classes stay the same")
     else:
         lines.append(facts["no_temperature"])
-    head = ["", *(cell for name in columns for cell in (name, "95% interval"))]
-    rows = [
-        [title, *(cell for values, around in columns.values() for cell in _cells(key, values, around.get(key)))]
-        for key, title in _NUMBERS.items()
+    means = [
+        [title, *(cell for values, around, _ in columns.values() for cell in _mean(values[key], around.get(key)))]
+        for key, title in _MEANS.items()
     ]
-    return Shown(lines, [Table(head, rows)], pictures=facts["pictures"])
+    errors = [
+        [title, *(cell for values, _, chance in columns.values() for cell in _error(values[key], chance.get(key)))]
+        for key, title in _ERRORS.items()
+    ]
+    tables = [
+        Table(["", *(cell for name in columns for cell in (name, "95% interval"))], means),
+        Table(["", *(cell for name in columns for cell in (name, "by chance"))], errors),
+    ]
+    if any(chance for _, _, chance in columns.values()):
+        lines.append(_BY_CHANCE)
+    return Shown(lines, tables, pictures=facts["pictures"])
 
 
 def fitted_on(facts: Facts) -> str:
@@ -108,9 +129,12 @@ def _confidence(values: dict[str, Any]) -> str:
     )
 
 
-def _cells(key: str, values: dict[str, Any], interval: list[float] | None) -> list[str]:
-    form = ".2%" if key.startswith("ece") else ".4f"
-    return [format(values[key], form), f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else ""]
+def _mean(value: float, interval: list[float] | None) -> list[str]:
+    return [f"{value:.4f}", f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""]
+
+
+def _error(value: float, chance: dict[str, float] | None) -> list[str]:
+    return [percent(value), f"{chance['mean']:.2%} ({chance['low']:.2%} to {chance['high']:.2%})" if chance else ""]
 
 
 SECTION = Section("Calibration", measure, show, join=_keep_temperature)

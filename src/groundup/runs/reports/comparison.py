@@ -1,11 +1,11 @@
 """Several runs on the same test images: each against each, seeds of one recipe together, and asked as an ensemble.
 
-Runs whose recipes differ in nothing but the seed (and in what changes no result: what is tracked, checked, kept) are one group.
-Two groups of two seeds or more are compared over seeds and images, which is what "this recipe is better" asks.
+Runs whose recipes differ in nothing but the seed (and in what changes no result, or only the machine: `recipe_differences`) are one
+group; where runs with one recipe name are not, it is said why. Two groups of two seeds or more are compared over seeds and images,
+which is what "this recipe is better" asks.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -27,21 +27,23 @@ from groundup.evaluation import (
     wilson,
 )
 from groundup.recipe import Recipe
-from groundup.runs.reports.base import Facts, Section, Shown, Table, between, percent
+from groundup.runs.identity import recipe_differences, told
+from groundup.runs.reports.base import Facts, Section, Shown, Table, between, cost_per_image, percent
 
-_NO_RESULT = {"seed", "name", "about", "claim", "track", "check", "cost", "checkpoint"}
 _MANY = 5  # comparisons from which on one that is shown by chance is worth a word
 
 
 @dataclass(frozen=True)
 class Member:
-    """A run among others: its logits (N, C) and labels (N,). `weights`: their checksum."""
+    """A run among others: its logits (N, C) and labels (N,). `flop`: of an answer for one image, with its test-time augmentation;
+    `weights`: their checksum."""
 
     name: str
     recipe: Recipe
     logits: Tensor
     labels: Tensor
     tta: str
+    flop: int
     weights: str = ""
 
     @property
@@ -65,7 +67,10 @@ def compare(members: Sequence[Member], asked_together: bool) -> Facts:
     return {
         "images": len(members[0].labels),
         "tta": members[0].tta,
-        "runs": [{**_accuracy(member.name, member.hits), "weights": member.weights} for member in members],
+        "runs": [
+            {**_accuracy(member.name, member.hits), "flop": member.flop, "weights": member.weights}
+            for member in members
+        ],
         "pairs": [
             _plain(compare_runs(one.hits, other.hits, names=(one.name, other.name)))
             for one, other in combinations(members, 2)
@@ -75,21 +80,38 @@ def compare(members: Sequence[Member], asked_together: bool) -> Facts:
             _plain(compare_groups(_stacked(seeds[one]), _stacked(seeds[other]), names=(one, other)))
             for one, other in combinations(seeds, 2)
         ],
+        "apart": _apart(list(groups.values())),
         "ensemble": _ensemble(members) if asked_together else None,
     }
 
 
 def _groups(members: Sequence[Member]) -> dict[str, list[Member]]:
     """The runs of each recipe, each seed once, by a name: the recipe's, with the first run's where two recipes share one."""
-    found: dict[str, dict[int, Member]] = {}
+    found: list[list[Member]] = []
     for member in members:
-        key = json.dumps(member.recipe.model_dump(mode="json", exclude=_NO_RESULT), sort_keys=True)
-        found.setdefault(key, {}).setdefault(member.recipe.seed, member)
-    names = [next(iter(group.values())).recipe.name for group in found.values()]
+        group = next((group for group in found if not recipe_differences(group[0].recipe, member.recipe)), None)
+        if group is None:
+            found.append([member])
+        elif member.recipe.seed not in {other.recipe.seed for other in group}:
+            group.append(member)
+    names = [group[0].recipe.name for group in found]
     return {
-        name if names.count(name) == 1 else f"{name} as in {next(iter(group.values())).name}": list(group.values())
-        for name, group in zip(names, found.values(), strict=True)
+        name if names.count(name) == 1 else f"{name} as in {group[0].name}": group
+        for name, group in zip(names, found, strict=True)
     }
+
+
+def _apart(groups: list[list[Member]]) -> list[Facts]:
+    """Runs that one might take for seeds of one recipe by its name, and where they differ: each group beside the first of its
+    name."""
+    firsts: dict[str, Member] = {}
+    found = []
+    for member, *_ in groups:
+        first = firsts.setdefault(member.recipe.name, member)
+        if first is not member:
+            changes = recipe_differences(first.recipe, member.recipe)
+            found.append({"names": [first.name, member.name], "recipe": member.recipe.name, "differ": told(changes)})
+    return found
 
 
 def _stacked(group: list[Member]) -> Tensor:
@@ -133,6 +155,7 @@ def _ensemble(members: Sequence[Member]) -> Facts:
         **_accuracy(f"ensemble of {len(members)}", correct(together, labels)),
         "top5": top_k(together, labels, 5),
         "forward_passes": ensemble_cost([member.tta for member in members]),
+        "flop": sum(member.flop for member in members),
         "in_words": str(found),
     }
 
@@ -149,17 +172,26 @@ def show(facts: Facts) -> Shown:
         f"{pair['names'][0]} against {pair['names'][1]}, as recipes: {pair['in_words']}"
         for pair in facts["group_pairs"]
     ]
+    lines += [
+        f"{apart['names'][0]} and {apart['names'][1]} are called {apart['recipe']}, but are no seeds of one recipe: "
+        f"{apart['differ']}"
+        for apart in facts.get("apart", [])
+    ]
     if len(facts["pairs"]) >= _MANY:
         lines.append(
             f"{len(facts['pairs'])} comparisons: where there is no difference at all, one in twenty is still shown at 95%"
         )
-    rows = [[run["name"], percent(run["top1"]), between(run["top1_interval"])] for run in facts["runs"]]
+    rows = [_row(run) for run in facts["runs"]]
     if together := facts["ensemble"]:
-        rows.append([together["name"], percent(together["top1"]), between(together["top1_interval"])])
-        passes = together["forward_passes"]
-        lines.append(f"{together['in_words']}; {passes} forward passes per image, mean of the probabilities")
+        rows.append(_row(together))
+        lines.append(f"{together['in_words']}; {cost_per_image(together)}, mean of the probabilities")
     view = "" if facts["tta"] == "none" else f" ({facts['tta']})"
-    return Shown(lines, [Table(["run", f"top-1{view}", "95% interval"], rows)])
+    return Shown(lines, [Table(["run", f"top-1{view}", "95% interval", "GFLOP per image"], rows)])
+
+
+def _row(run: Facts) -> list[str]:
+    cost = f"{run['flop'] / 1e9:.3g}" if "flop" in run else "-"  # files of before do not say
+    return [run["name"], percent(run["top1"]), between(run["top1_interval"]), cost]
 
 
 def _with_whom(facts: Facts) -> str:

@@ -1,7 +1,14 @@
 """Images of the split that (nearly) stand in train, found by the run's own features and confirmed by their pixels, and what they
-are worth: the accuracy with and without them."""
+are worth: the accuracy with and without them.
 
-from collections.abc import Callable, Iterator
+Candidates   the nearest `_CANDIDATES` training images by features of each image as it is, and as many of it mirrored: a network
+             that was trained without flips sees a mirrored copy as another image.
+Features     what enters the last linear layer that a forward pass calls.
+Cost         a forward pass of every training image, and two of every image of the split; the pixels of the pairs besides.
+"""
+
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,11 +19,14 @@ from groundup.basis.errors import UsageError
 from groundup.basis.pictures import image_grid
 from groundup.data import ImageSet
 from groundup.evaluation import NEAR_DUPLICATE, confirm_by_pixels, correct, evaluation_mode, nearest, wilson
+from groundup.evaluation.neighbours import closest
 from groundup.runs.reports.base import Facts, Section, Shown, Subject, Table, between, percent, pixels
 
 _SHOWN = 24
 _COLUMNS = 4
 _AT_ONCE = 20_000  # training images whose features are in memory
+_CANDIDATES = 5  # training images by features for each image of the split, and for its mirror image
+_TOLD = 10  # times that progress is told
 
 
 def measure(subject: Subject) -> Facts:
@@ -25,10 +35,11 @@ def measure(subject: Subject) -> Facts:
         raise UsageError(
             "--duplicates: looks for images of another split in train; allowed: --split test or validation"
         )
-    partners = _partners(subject)
-    if partners is None:
+    candidates = _candidates(subject)
+    if candidates is None:
         return {"found": None, "pictures": []}
-    distances = _distances(subject.part(), subject.part("train"), partners)
+    subject.tell(f"near-duplicates: pixels of {candidates.numel():,} pairs")
+    partners, distances = _closest_by_pixels(subject, candidates)
     logits, labels = subject.logits()
     hits = correct(logits, labels)
     copies = distances <= NEAR_DUPLICATE
@@ -63,44 +74,69 @@ def _share(hits: Tensor) -> dict[str, Any]:
     return {"images": images, "top1": right / images if images else None, "interval": list(wilson(right, images))}
 
 
-def _partners(subject: Subject) -> Tensor | None:
-    """The nearest training image of each image of the split, int64 (N,); None for a network without a linear layer."""
-    head = next((module for module in reversed(list(subject.model.modules())) if isinstance(module, nn.Linear)), None)
+def _candidates(subject: Subject) -> Tensor | None:
+    """The training images nearest to each image of the split as it is and mirrored, int64 (N, K); None for a network without a
+    linear layer."""
+    head = _last_linear(subject)
     if head is None:
         return None
-    features = torch.cat(list(_features(subject, subject.part(), head)))
-    told = _told_in_tenths(subject, len(subject.part("train")))
-    best = torch.full((len(features),), -torch.inf)
-    index = torch.zeros(len(features), dtype=torch.int64)
-    train = subject.part("train")
+    own, train = subject.part(), subject.part("train")
+    progress = _Progress(subject, 2 * len(own) + len(train))
+    # Both views of the split, one below the other: (2 N, D).
+    features = torch.cat([batch for flip in (False, True) for batch in _features(subject, own, head, progress, flip)])
+    found: tuple[Tensor, Tensor] | None = None
     for start in range(0, len(train), _AT_ONCE):
         some = train.subset(np.arange(start, min(start + _AT_ONCE, len(train))))
-        found, similarity = nearest(
-            features, torch.cat(list(told(_features(subject, some, head)))), check=subject.stop.check
+        index, similarity = nearest(
+            features,
+            torch.cat(list(_features(subject, some, head, progress))),
+            check=subject.stop.check,
+            count=_CANDIDATES,
         )
-        closer = similarity.cpu() > best
-        best = torch.where(closer, similarity.cpu(), best)
-        index = torch.where(closer, found.cpu() + start, index)
-    return index
+        here = index + start, similarity
+        found = here if found is None else closest(found, here, _CANDIDATES)
+    assert found is not None, "training images are never none"
+    plain, mirrored = found[0].cpu().split(len(own))
+    return torch.cat([plain, mirrored], dim=1)
 
 
-def _told_in_tenths(subject: Subject, total: int) -> Callable[[Iterator[Tensor]], Iterator[Tensor]]:
-    """Passes batches of features on, and tells of every tenth of the `total` images."""
-    done = 0
+def _last_linear(subject: Subject) -> nn.Module | None:
+    """The linear layer that a forward pass calls last, whatever the order in which the network names its layers."""
+    called: list[nn.Module] = []
+    linear = [module for module in subject.model.modules() if isinstance(module, nn.Linear)]
+    hooks = [module.register_forward_pre_hook(lambda module, inputs: called.append(module)) for module in linear]
+    try:
+        one = subject.part().subset(np.arange(1))
+        with evaluation_mode(subject.model), torch.no_grad(), subject.engine.autocast():
+            subject.model(subject.normalized(next(iter(subject.batches(one)))[0]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called[-1] if called else None
 
-    def told(batches: Iterator[Tensor]) -> Iterator[Tensor]:
-        nonlocal done
-        for batch in batches:
-            before, done = 10 * done // total, done + len(batch)
-            if 10 * done // total > before:
-                subject.tell(f"near-duplicates: features of {done:,} of {total:,} training images")
-            yield batch
 
-    return told
+class _Progress:
+    """Tells how many of `total` images are through the network, and about how long the others will take."""
+
+    def __init__(self, subject: Subject, total: int) -> None:
+        self.tell, self.total, self.done, self.started = subject.tell, total, 0, time.monotonic()
+
+    def add(self, images: int) -> None:
+        """`images` more are done. Tells of the first ones, for how long it will take, and of every tenth."""
+        before, self.done = self.done, self.done + images
+        if before and _TOLD * self.done // self.total == _TOLD * before // self.total:
+            return
+        left = (time.monotonic() - self.started) * (self.total - self.done) / self.done
+        about = f", about {left / 60:.0f} min left" if left >= 60 else f", about {left:.0f} s left"
+        self.tell(
+            f"near-duplicates: features of {self.done:,} of {self.total:,} images{about if self.done < self.total else ''}"
+        )
 
 
-def _features(subject: Subject, images: ImageSet, head: nn.Module) -> Iterator[Tensor]:
-    """What enters the last linear layer, float32 (B, D), batch after batch, on the device."""
+def _features(
+    subject: Subject, images: ImageSet, head: nn.Module, progress: _Progress, flip: bool = False
+) -> Iterator[Tensor]:
+    """What enters `head`, float32 (B, D), batch after batch, on the device. flip: of the mirror images."""
     seen: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     try:
@@ -109,21 +145,30 @@ def _features(subject: Subject, images: ImageSet, head: nn.Module) -> Iterator[T
             seen.clear()
             # Entered for each batch: between two of them the caller may do anything.
             with evaluation_mode(subject.model), torch.no_grad(), subject.engine.autocast():
-                subject.model(subject.normalized(pictures))
+                subject.model(subject.normalized(pictures.flip(3) if flip else pictures))
+            progress.add(len(pictures))
             yield seen[-1].float().flatten(1)
     finally:
         hook.remove()
 
 
-def _distances(images: ImageSet, train: ImageSet, partners: Tensor, block: int = 1024) -> Tensor:
-    """How far the pixels of each image are from those of its partner, float32 (N,)."""
-    places = torch.arange(len(partners))
-    return torch.cat(
-        [
-            confirm_by_pixels(pixels(images, own.numpy()), pixels(train, other.numpy()))
-            for own, other in zip(places.split(block), partners.split(block), strict=True)
-        ]
-    )
+def _closest_by_pixels(subject: Subject, candidates: Tensor, block: int = 64) -> tuple[Tensor, Tensor]:
+    """Of the `candidates` (N, K) of each image the one whose pixels are the least apart, the lowest of equals, int64 (N,), and how
+    far they are, float32 (N,)."""
+    own, train = subject.part(), subject.part("train")
+    found = []
+    for places in torch.arange(len(candidates)).split(block):
+        subject.stop.check()
+        # Pairs that both views found are looked at once.
+        pairs = torch.stack([places.repeat_interleave(candidates.shape[1]), candidates[places].flatten()]).unique(dim=1)
+        ours, theirs = (which.unique(return_inverse=True) for which in pairs)
+        apart = confirm_by_pixels(pixels(own, ours[0].numpy())[ours[1]], pixels(train, theirs[0].numpy())[theirs[1]])
+        table = torch.full((len(places), len(theirs[0])), torch.inf)
+        table[ours[1], theirs[1]] = apart
+        least = table.min(1)
+        found.append((theirs[0][least.indices], least.values))
+    partners, distances = zip(*found, strict=True)
+    return torch.cat(partners), torch.cat(distances)
 
 
 def _draw(subject: Subject, pairs: list[Facts]) -> list[str]:
@@ -144,8 +189,8 @@ def show(facts: Facts) -> Shown:
     lines = [
         f"{facts['found']:,} of {facts['images']:,} images have a near-duplicate among the {facts['train_images']:,} training "
         f"images, {facts['other_label']:,} of them under another label",
-        f"nearest in feature space, confirmed by pixels that differ by at most {facts['threshold']:.0%} of their range: "
-        "a lower bound, and flat images may be alike without being copies",
+        "the nearest in feature space, of each image as it is and mirrored, confirmed by pixels that differ by at most "
+        f"{facts['threshold']:.0%} of their range: a lower bound, and flat images may be alike without being copies",
     ]
     rows = [
         [name, percent(part["top1"]), between(part["interval"]) if part["images"] else "", f"{part['images']:,}"]

@@ -2,9 +2,30 @@
 
 from collections.abc import Mapping
 
-from groundup.runs.evaluation_file import Sections, view_of, without_input
+from groundup.runs.card.text import evaluated
+from groundup.runs.evaluation_file import NAME, Sections, view_of, without_input
+from groundup.runs.evaluation_page import require_showable
 from groundup.runs.reports import SECTIONS
 from groundup.runs.reports.base import Facts
+
+
+def usable(known: Sections) -> tuple[Sections, tuple[str, ...]]:
+    """What of a file can be shown again, and a note on each view that cannot: the file may be damaged, or a stranger's."""
+    kept: Sections = {}
+    notes = []
+    for key in (key for key in SECTIONS if key in known):
+        for view, facts in known[key].items():
+            try:
+                several = SECTIONS[key].measured_on(facts)
+                require_showable(key, view, facts)
+                evaluated({key: {"test": facts}})
+                if several:
+                    max(0, facts.get("images") or 0)  # as `fullest` compares
+            except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+                notes.append(f"{NAME}: what it said of {key} ({view!r}) could not be read, and is left out")
+            else:
+                kept.setdefault(key, {})[view] = facts
+    return kept, tuple(notes)
 
 
 def merged(known: Sections, new: Sections) -> Sections:

@@ -1,5 +1,7 @@
 """The mistakes that the run is surest of, as pictures, and where it looked (Grad-CAM of the class it said)."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -10,6 +12,8 @@ from groundup.runs.reports.pictures import heated
 
 _SHOWN = 24
 _COLUMNS = 4
+GRAD_CAM = "Left the image, right where the evidence for the predicted class lies (Grad-CAM: bright is strong)."
+NO_GRAD_CAM = "The network makes no feature map of 2 x 2 or more: there is no Grad-CAM."
 
 
 def measure(subject: Subject) -> Facts:
@@ -27,22 +31,24 @@ def measure(subject: Subject) -> Facts:
         }
         for place in worst.tolist()
     ]
-    pictures, looked = _draw(subject, worst, said[worst], rows) if rows else ([], False)
+    titles = [f"{row['confidence']:.0%} {row['said']}, is {row['is']}" for row in rows]
+    plain = subject.picture("mistakes")
+    looked = bool(rows) and draw(subject, worst, said[worst], titles, plain)
+    pictures = [plain.name] if rows else []
     return {"images": len(labels), "wrong": len(wrong), "shown": rows, "grad_cam": looked, "pictures": pictures}
 
 
-def _draw(subject: Subject, worst: torch.Tensor, said: torch.Tensor, rows: list[Facts]) -> tuple[list[str], bool]:
-    """The names of the pictures, and whether the network could be looked into."""
-    images = pixels(subject.part(), worst.numpy())
+def draw(subject: Subject, places: torch.Tensor, said: torch.Tensor, titles: list[str], plain: Path) -> bool:
+    """Draw the images at `places` beside the heat of the classes `said` into `plain`; False where the network cannot be looked
+    into, and there is no heat."""
+    images = pixels(subject.part(), places.numpy())
     shown = images.permute(0, 2, 3, 1).numpy()
-    titles = [f"{row['confidence']:.0%} {row['said']}, is {row['is']}" for row in rows]
-    plain = subject.picture("mistakes")
     heat = grad_cam(subject.model, subject.normalized(images.to(subject.device)), said.to(subject.device))
     if heat is None:
         image_grid(shown, titles, plain, _COLUMNS)
-        return [plain.name], False
+        return False
     image_grid(heated(shown, np.asarray(heat)), titles, plain, _COLUMNS, originals=shown)
-    return [plain.name], True
+    return True
 
 
 def show(facts: Facts) -> Shown:
@@ -53,9 +59,7 @@ def show(facts: Facts) -> Shown:
     lines = [
         f"{facts['wrong']:,} of {facts['images']:,} images are wrong; the page shows the {count} that the run is surest of"
     ]
-    caption = "Left the image, right where the evidence for the predicted class lies (Grad-CAM: bright is strong)."
-    if not facts["grad_cam"]:
-        caption = "The network makes no feature map of 2 x 2 or more: there is no Grad-CAM."
+    caption = GRAD_CAM if facts["grad_cam"] else NO_GRAD_CAM
     rows = [[str(row["image"]), row["said"], row["is"], percent(row["confidence"], 1)] for row in facts["shown"]]
     table = Table(["image", "taken for", "is", "confidence"], rows, folded=f"The {count} mistakes by name")
     return Shown(lines, [table], wide=facts["pictures"], caption=caption)
