@@ -20,9 +20,9 @@ from typing import Any
 
 from groundup.basis.files import write_json
 from groundup.basis.interruption import StopRequest
-from groundup.compare.collect import Run, read_sweep
-from groundup.compare.sweep_file import validate_sweep
-from groundup.compare.sweeping import begin, run_workers
+from groundup.compare.report.collect import Run, read_sweep
+from groundup.compare.sweeps.sweep_file import validate_sweep
+from groundup.compare.sweeps.sweeping import begin, run_workers
 from groundup.evaluation import mean_interval
 from groundup.runs.folder import environment
 from groundup.runs.train import train

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from kept import keep
 
-from groundup.compare.collect import read_sweep
+from groundup.compare.report.collect import read_sweep
 from groundup.runs.folder import environment
 
 

@@ -50,7 +50,7 @@ def pack(
     Example: groundup data pack folder:imagenet shards/imagenet --resolution 400
     """
     with StopRequest().listening() as stop:
-        from groundup.data.pack import PackSettings, source_settings
+        from groundup.data.pack import PackSettings, decoded_per_second, source_settings
         from groundup.data.pack import pack as pack_source
 
         settings = PackSettings(format, shard_mb, seed, shuffle, resolution, quality)  # type: ignore[arg-type]
@@ -66,6 +66,7 @@ def pack(
             source, image=image, label=label, shuffle_window=shuffle_window, shard_cache_gb=shard_cache_gb
         )
         index = pack_source(chosen, dest, settings, check=stop.check, progress=progress)
+        speed = decoded_per_second(index, dest)
     splits = {
         split: {
             "images": sum(len(entry.labels) for entry in entries),
@@ -75,10 +76,13 @@ def pack(
         for split, entries in index.splits.items()
     }
     if as_json:
-        print(json.dumps({"dest": str(dest), "format": index.kind, "classes": len(index.classes), "splits": splits}))
+        found = {"dest": str(dest), "format": index.kind, "classes": len(index.classes), "splits": splits}
+        print(json.dumps({**found, "decoded_per_second": speed}))
         return
     for split, counts in splits.items():
         print(f"{split}: {counts['images']:,} images in {counts['shards']:,} shards, {counts['bytes'] / 1e6:,.1f} MB")
+    if speed is not None:
+        print(f"one thread decodes {speed:,.0f} of them per second, whole images")
     print(
         f"{'webdataset' if index.kind == 'tar' else 'parquet'}:{dest}"
         + ("?streaming" if index.kind == "parquet" else "")

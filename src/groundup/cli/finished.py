@@ -193,8 +193,8 @@ def report(
 
     Example: groundup report runs/
     """
-    from groundup.compare.report import write_report
-    from groundup.compare.report_text import summary_lines
+    from groundup.compare.report.text import summary_lines
+    from groundup.compare.report.writing import write_report
 
     document, page, table = write_report(paths, out)
     if as_json:

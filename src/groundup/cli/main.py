@@ -66,7 +66,8 @@ def _claim(recipe: Any) -> dict[str, Any]:
         return {"claim": claim and claim.model_dump(mode="json"), "figure": None}
     whose = "measured here" if claim.seeds else "of the source"
     chosen = ", chosen on test" if claim.optimistic or recipe.evaluate.optimistic else ""
-    return {"claim": claim.model_dump(mode="json"), "figure": whose + chosen}
+    differs = f", {claim.differs}" if claim.differs else ""
+    return {"claim": claim.model_dump(mode="json"), "figure": whose + differs + chosen}
 
 
 @app.command()

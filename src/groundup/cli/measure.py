@@ -23,11 +23,12 @@ def bench(
 
     Example: groundup bench digits
     """
-    from groundup.recipe import load_recipe
-    from groundup.runs.cost.bench import bench
-    from groundup.runs.cost.parts import shares
+    with StopRequest().listening() as stop:
+        from groundup.recipe import load_recipe
+        from groundup.runs.cost.bench import bench
+        from groundup.runs.cost.parts import shares
 
-    result = bench(load_recipe(recipe, overrides or []), steps, profile=profile, tell=say)
+        result = bench(load_recipe(recipe, overrides or []), steps, stop, profile=profile, tell=say)
     if as_json:
         print(json.dumps(result))
         return

@@ -40,8 +40,8 @@ def run(
     """
     with StopRequest().listening() as stop:
         _refuse_torchrun()
-        from groundup.compare.sweep_file import read_sweep
-        from groundup.compare.sweeping import begin, run_workers
+        from groundup.compare.sweeps.sweep_file import read_sweep
+        from groundup.compare.sweeps.sweeping import begin, run_workers
 
         sweep = read_sweep(file, overrides or [])
         if dry_run:
@@ -69,8 +69,8 @@ def work(
     """
     with StopRequest().listening() as stop:
         _refuse_torchrun()
-        from groundup.compare import worker
-        from groundup.compare.sweeping import join
+        from groundup.compare.sweeps import worker
+        from groundup.compare.sweeps.sweeping import join
 
         joined = join(store, folder, name)
         if retry_failed:
@@ -109,8 +109,8 @@ def status(
     from rich.console import Console
     from rich.live import Live
 
-    from groundup.compare.status import is_over, summary_of, table_of
-    from groundup.compare.sweeping import join
+    from groundup.compare.sweeps.status import is_over, summary_of, table_of
+    from groundup.compare.sweeps.sweeping import join
 
     joined = join(store, folder, name, to_work=False)
     if as_json:
@@ -128,8 +128,8 @@ def status(
 
 
 def _list(sweep: Any, stop: StopRequest, as_json: bool) -> None:
-    from groundup.compare.cost import planned_runs
-    from groundup.compare.plan import check_plan
+    from groundup.compare.sweeps.cost import planned_runs
+    from groundup.compare.sweeps.plan import check_plan
 
     check_plan(sweep, sweep.base)
     runs = planned_runs(sweep, sweep.base, stop)
@@ -140,7 +140,7 @@ def _list(sweep: Any, stop: StopRequest, as_json: bool) -> None:
         ]
         print(json.dumps({"sweep": sweep.name, "runs": rows, "pflop": sum(known)}))
         return
-    from groundup.compare.worker import told
+    from groundup.compare.sweeps.worker import told
 
     for run in runs:
         cost = f"{run.pflop:.3g} PFLOP" if run.pflop is not None else f"cannot run: {run.problem}"
@@ -157,7 +157,7 @@ def _list(sweep: Any, stop: StopRequest, as_json: bool) -> None:
 
 
 def _result(store: Any, as_json: bool) -> None:
-    from groundup.compare.status import result_lines, summary_of
+    from groundup.compare.sweeps.status import result_lines, summary_of
 
     said = summary_of(store)
     print(json.dumps(said) if as_json else "\n".join([*result_lines(store), str(store.folder)]))

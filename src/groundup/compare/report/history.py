@@ -13,8 +13,8 @@ Hurts    one seed each: the verdict is on these two trained networks. Another se
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from groundup.compare.collect import Run
-from groundup.compare.effects import as_text
+from groundup.compare.report.collect import Run
+from groundup.compare.report.effects import as_text
 from groundup.evaluation import newcombe
 
 _ABSENT = "(absent)"

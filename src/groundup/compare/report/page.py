@@ -5,7 +5,7 @@ are relative to the page.
 
 Charts   plotly.js (MIT), from the Python package `plotly`: curves with hover and zoom whose series are hidden by a click on
          the legend, cost against result, parallel coordinates. 4.8 MB of the page are the library. Its button that sends a
-         chart to its maker's server is taken out in report.js.
+         chart to its maker's server is taken out in page.js.
 Data     the whole document as JSON in the element `data`; everything that comes from recipes and paths is escaped.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from groundup.compare import report_text as text
+from groundup.compare.report import text
 
 _MARK = '<meta name="generator" content="groundup report">'
 # plotly.js compiles what draws its parallel coordinates from text, hence unsafe-eval; nothing but this file can be loaded.
@@ -38,7 +38,7 @@ def is_page(path: Path) -> bool:
 def page(document: dict[str, Any], charts: str | None) -> str:
     """The page, HTML. `charts`: the chart library; None for a page of tables."""
     title = html.escape(document["title"])
-    style = (_HERE / "report.css").read_text(encoding="utf-8")
+    style = (_HERE / "page.css").read_text(encoding="utf-8")
     parts = [
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{_MARK}',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
@@ -53,7 +53,7 @@ def page(document: dict[str, Any], charts: str | None) -> str:
     if charts and any(board["rows"] or board["curves"] for board in document["boards"]):
         parts += [
             f"<script>{charts}</script>",
-            f"<script>{(_HERE / 'report.js').read_text(encoding='utf-8')}</script>",
+            f"<script>{(_HERE / 'page.js').read_text(encoding='utf-8')}</script>",
         ]
     return "\n".join([*parts, "</body>\n</html>\n"])
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from groundup.compare.statistics import Noise, holm, noise, student
+from groundup.compare.report.statistics import Noise, holm, noise, student
 
 _FEWEST = 10  # finished runs below which importance says nothing
 _MOST_KEYS = 12  # settings above which no grid is looked for

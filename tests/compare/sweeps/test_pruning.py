@@ -3,8 +3,8 @@
 import pytest
 
 from groundup.basis.duration import Clock, Duration
-from groundup.compare.pruning import Progress, should_prune
-from groundup.compare.sweep_file import HalvingPruning, HyperbandPruning, MedianPruning
+from groundup.compare.sweeps.pruning import Progress, should_prune
+from groundup.compare.sweeps.sweep_file import HalvingPruning, HyperbandPruning, MedianPruning
 
 CLOCK = Clock(10, 270)
 MEDIAN = MedianPruning(name="median", start=Duration(1, "ep"), finished=3)

@@ -13,13 +13,13 @@ from typing import Any
 
 from groundup.basis.errors import UsageError
 from groundup.basis.files import write_text
-from groundup.compare.boards import Board, Group, boards, split_of
-from groundup.compare.collect import Collection, Run, collect
-from groundup.compare.effects import Effect, Factors, find_factors, grid_effects, importance, varied
-from groundup.compare.history import history
-from groundup.compare.report_page import chart_library, is_page, page
-from groundup.compare.report_text import is_markdown, markdown
-from groundup.compare.statistics import Difference, differences, pareto_front, spread
+from groundup.compare.report.boards import Board, Group, boards, split_of
+from groundup.compare.report.collect import Collection, Run, collect
+from groundup.compare.report.effects import Effect, Factors, find_factors, grid_effects, importance, varied
+from groundup.compare.report.history import history
+from groundup.compare.report.page import chart_library, is_page, page
+from groundup.compare.report.statistics import Difference, differences, pareto_front, spread
+from groundup.compare.report.text import is_markdown, markdown
 from groundup.version import __version__
 
 FORMAT_VERSION = 1

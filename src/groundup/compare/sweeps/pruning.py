@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from groundup.basis.duration import Clock
-from groundup.compare.sweep_file import HyperbandPruning, MedianPruning, PruneSettings
+from groundup.compare.sweeps.sweep_file import HyperbandPruning, MedianPruning, PruneSettings
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner

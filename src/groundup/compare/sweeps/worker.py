@@ -20,9 +20,9 @@ from typing import Any
 from groundup.basis.duration import Clock
 from groundup.basis.errors import DataError, GroundupError, UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
-from groundup.compare.plan import check_recipe
-from groundup.compare.store import BASE_FILE, Lease, Outcome, Store
-from groundup.compare.sweep_file import Sweep
+from groundup.compare.sweeps.plan import check_recipe
+from groundup.compare.sweeps.store import BASE_FILE, Lease, Outcome, Store
+from groundup.compare.sweeps.sweep_file import Sweep
 from groundup.data.sources import MissingSource
 from groundup.recipe import Recipe, load_recipe
 from groundup.runs.folder import RunFolder, without_home

@@ -6,8 +6,8 @@ attribute `number` whose.
 
 from typing import TYPE_CHECKING, Any
 
-from groundup.compare.space import Point
-from groundup.compare.sweep_file import Sweep
+from groundup.compare.sweeps.space import Point
+from groundup.compare.sweeps.sweep_file import Sweep
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
-from groundup.compare.collect import Collection, Run, Sweep
-from groundup.compare.effects import short_text, varied
-from groundup.compare.statistics import Spread, spread
+from groundup.compare.report.collect import Collection, Run, Sweep
+from groundup.compare.report.effects import short_text, varied
+from groundup.compare.report.statistics import Spread, spread
 
 SELECTED_ON_TEST = (
     "Ranked on the test split, because there is no validation split that all runs share: whoever picks the first row because it "

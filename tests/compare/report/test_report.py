@@ -15,10 +15,10 @@ from urllib.parse import unquote
 import pytest
 
 from groundup.basis.errors import UsageError
-from groundup.compare.boards import boards as boards_of
-from groundup.compare.collect import Collection, read_run
-from groundup.compare.report import _board, report, write_report
-from groundup.compare.report_text import markdown, ranking, summary_lines
+from groundup.compare.report.boards import boards as boards_of
+from groundup.compare.report.collect import Collection, read_run
+from groundup.compare.report.text import markdown, ranking, summary_lines
+from groundup.compare.report.writing import _board, report, write_report
 
 MakeRun = Callable[..., None]
 
@@ -83,7 +83,7 @@ def test_the_page_is_well_formed_and_loads_nothing(read: Reader) -> None:
     assert read.loaded == []
     assert "default-src 'none'" in read.policy
     assert not re.search(
-        r"(url\(|@import)", (Path(sys.modules[report.__module__].__file__ or "").parent / "report.css").read_text()
+        r"(url\(|@import)", (Path(sys.modules[report.__module__].__file__ or "").parent / "page.css").read_text()
     )
 
 

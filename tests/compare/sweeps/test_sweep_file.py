@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from groundup.basis.errors import UsageError
-from groundup.compare.plan import check_plan, overrides_of, planned_points
-from groundup.compare.sweep_file import read_sweep
+from groundup.compare.sweeps.plan import check_plan, overrides_of, planned_points
+from groundup.compare.sweeps.sweep_file import read_sweep
 from groundup.recipe import load_recipe
 
-from .conftest import FIXED
+from ..conftest import FIXED
 
-SHIPPED = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
 Write = Callable[..., Path]
 
 

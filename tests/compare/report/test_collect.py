@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from groundup.basis.errors import UsageError
-from groundup.compare.collect import collect, flat, read_run
+from groundup.compare.report.collect import collect, flat, read_run
 
 MakeRun = Callable[..., None]
 

@@ -20,10 +20,10 @@ import yaml
 from groundup.basis.errors import GroundupError, UsageError, listed
 from groundup.basis.files import write_text
 from groundup.basis.interruption import Interrupted, StopRequest
-from groundup.compare.plan import check_plan, threads_of
-from groundup.compare.storages import JOURNAL, PostgreSQL, storage_of
-from groundup.compare.store import BASE_FILE, Store
-from groundup.compare.sweep_file import Sweep, check_storage, read_sweep, validate_sweep
+from groundup.compare.sweeps.plan import check_plan, threads_of
+from groundup.compare.sweeps.storages import JOURNAL, PostgreSQL, storage_of
+from groundup.compare.sweeps.store import BASE_FILE, Store
+from groundup.compare.sweeps.sweep_file import Sweep, check_storage, read_sweep, validate_sweep
 from groundup.recipe import library, load_recipe, to_yaml
 from groundup.runs.folder import without_home
 from groundup.runs.prepare import open_data
@@ -156,7 +156,7 @@ def run_workers(store: Store, stop: StopRequest, say: Callable[[str], None]) -> 
     """Carry the sweep out with as many workers as its file says: in this process if it is one."""
     count = store.sweep.workers
     if count == 1:
-        from groundup.compare.worker import work
+        from groundup.compare.sweeps.worker import work
 
         work(store, stop, say)
         return

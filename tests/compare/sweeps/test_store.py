@@ -12,15 +12,15 @@ import pytest
 
 from groundup.basis.duration import Clock
 from groundup.basis.errors import GroundupError, UsageError
-from groundup.compare.status import is_over, result_lines, summary_of, table_of
-from groundup.compare.storages import JournalFile
-from groundup.compare.store import Outcome, Store
-from groundup.compare.sweep_file import read_sweep
-from groundup.compare.sweeping import begin
-from groundup.compare.worker import Watch
+from groundup.compare.sweeps.status import is_over, result_lines, summary_of, table_of
+from groundup.compare.sweeps.storages import JournalFile
+from groundup.compare.sweeps.store import Outcome, Store
+from groundup.compare.sweeps.sweep_file import read_sweep
+from groundup.compare.sweeps.sweeping import begin
+from groundup.compare.sweeps.worker import Watch
 from groundup.tracking import Trackers
 
-from .conftest import FIXED
+from ..conftest import FIXED
 
 Write = Callable[..., Path]
 LR = {"low": 1e-4, "high": 1.0, "log": True}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from groundup.basis.errors import GroundupError
 from groundup.basis.interruption import StopRequest
-from groundup.compare.plan import overrides_of, planned_points, run_name
-from groundup.compare.space import Point
-from groundup.compare.sweep_file import Sweep
+from groundup.compare.sweeps.plan import overrides_of, planned_points, run_name
+from groundup.compare.sweeps.space import Point
+from groundup.compare.sweeps.sweep_file import Sweep
 from groundup.data import Splits
 from groundup.models import build_model, forward_flops
 from groundup.preflight import steps_by_size, train_flops

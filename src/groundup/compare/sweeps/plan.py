@@ -10,8 +10,8 @@ from typing import Any
 
 from groundup.basis.errors import UsageError
 from groundup.basis.machine import usable_cores
-from groundup.compare.space import Point, grid_points, random_points, written
-from groundup.compare.sweep_file import Sweep
+from groundup.compare.sweeps.space import Point, grid_points, random_points, written
+from groundup.compare.sweeps.sweep_file import Sweep
 from groundup.recipe import Recipe, load_recipe
 
 

@@ -17,11 +17,11 @@ import pytest
 
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.interruption import StopRequest
-from groundup.compare import storages
-from groundup.compare.storages import PostgreSQL
-from groundup.compare.sweep_file import read_sweep
-from groundup.compare.sweeping import begin, join
-from groundup.compare.worker import work
+from groundup.compare.sweeps import storages
+from groundup.compare.sweeps.storages import PostgreSQL
+from groundup.compare.sweeps.sweep_file import read_sweep
+from groundup.compare.sweeps.sweeping import begin, join
+from groundup.compare.sweeps.worker import work
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
 

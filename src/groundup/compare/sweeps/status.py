@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from groundup.compare.store import RunRecord, Store
-from groundup.compare.sweep_file import Sweep
-from groundup.compare.worker import told
+from groundup.compare.sweeps.store import RunRecord, Store
+from groundup.compare.sweeps.sweep_file import Sweep
+from groundup.compare.sweeps.worker import told
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from groundup.compare.effects import find_factors, grid_effects, importance
-from groundup.compare.statistics import differences, holm, pareto_front, spread
+from groundup.compare.report.effects import find_factors, grid_effects, importance
+from groundup.compare.report.statistics import differences, holm, pareto_front, spread
 
 
 def test_spread_is_mean_sd_and_the_t_interval() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from groundup.compare.effects import short_text
+from groundup.compare.report.effects import short_text
 
 _MARK = "<!-- groundup report -->"
 _MOST_LINES = 10

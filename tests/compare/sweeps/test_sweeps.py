@@ -16,13 +16,13 @@ import pytest
 
 from groundup.basis.errors import UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
-from groundup.compare.status import summary_of
-from groundup.compare.store import Store
-from groundup.compare.sweep_file import read_sweep
-from groundup.compare.sweeping import begin, join, run_workers
-from groundup.compare.worker import Watch, work
+from groundup.compare.sweeps.status import summary_of
+from groundup.compare.sweeps.store import Store
+from groundup.compare.sweeps.sweep_file import read_sweep
+from groundup.compare.sweeps.sweeping import begin, join, run_workers
+from groundup.compare.sweeps.worker import Watch, work
 
-from .conftest import FIXED, write_arrays
+from ..conftest import FIXED, write_arrays
 
 Write = Callable[..., Path]
 Start = Callable[[Path], "subprocess.Popen[bytes]"]
@@ -241,7 +241,7 @@ def test_a_folder_belongs_to_the_sweep_that_made_it(sweep_file: Write, tmp_path:
 def test_the_metric_is_that_of_the_weights_that_the_run_reports(
     metric: str, model: str, expected: float, sweep_file: Write, tmp_path: Path
 ) -> None:
-    from groundup.compare.worker import metric_of
+    from groundup.compare.sweeps.worker import metric_of
     from groundup.recipe import load_recipe
     from groundup.runs.folder import RunFolder
 
@@ -254,7 +254,7 @@ def test_the_metric_is_that_of_the_weights_that_the_run_reports(
 
 def test_a_last_evaluation_that_is_no_number_is_no_result(sweep_file: Write, tmp_path: Path) -> None:
     from groundup.basis.errors import GroundupError
-    from groundup.compare.worker import metric_of
+    from groundup.compare.sweeps.worker import metric_of
     from groundup.recipe import load_recipe
     from groundup.runs.folder import RunFolder
 

@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 
 from groundup.basis.errors import GroundupError, UsageError
-from groundup.compare.sweep_file import Sweep as SweepFile
-from groundup.compare.sweep_file import validate_sweep
+from groundup.compare.sweeps.sweep_file import Sweep as SweepFile
+from groundup.compare.sweeps.sweep_file import validate_sweep
 from groundup.runs.evaluation_file import Sections, fullest, read_sections
 from groundup.runs.folder import RunFolder
 from groundup.tracking import jsonl

@@ -19,7 +19,7 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 from groundup.basis.duration import Duration
 from groundup.basis.errors import UsageError, listed, nearest
 from groundup.basis.settings import Settings
-from groundup.compare.space import Axis, Point, label_of
+from groundup.compare.sweeps.space import Axis, Point, label_of
 from groundup.recipe.compose import lay_override, parse_mapping, read_override
 from groundup.recipe.problems import explain
 
@@ -184,7 +184,7 @@ class Sweep(Settings):
     def settings_at(self, point: Point) -> dict[str, Any]:
         """Recipe keys and values at `point`. Of the same key the later wins: fixed, the axes in order, the rules in order. A whole
         section that sets a key wins so over that key by itself."""
-        from groundup.compare.space import fits
+        from groundup.compare.sweeps.space import fits
 
         layers = [self.fixed, *(self.axes[key].settings(key, chosen) for key, chosen in point.items())]
         layers += [rule.set for rule in self.rules if fits(rule.when, point)]

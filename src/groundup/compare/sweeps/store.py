@@ -26,12 +26,12 @@ from groundup.basis.duration import Clock
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.files import write_json
 from groundup.basis.seeding import seed_from
-from groundup.compare.plan import overrides_of, planned_points, run_name
-from groundup.compare.pruning import Progress, should_prune
-from groundup.compare.space import Point
-from groundup.compare.storages import Storage
-from groundup.compare.sweep_file import Sweep, differing_keys, validate_sweep
-from groundup.compare.trials import number_of, opened_again, planned_trial
+from groundup.compare.sweeps.plan import overrides_of, planned_points, run_name
+from groundup.compare.sweeps.pruning import Progress, should_prune
+from groundup.compare.sweeps.space import Point
+from groundup.compare.sweeps.storages import Storage
+from groundup.compare.sweeps.sweep_file import Sweep, differing_keys, validate_sweep
+from groundup.compare.sweeps.trials import number_of, opened_again, planned_trial
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
