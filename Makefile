@@ -39,17 +39,26 @@ check: setup ## ruff and mypy
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
 	MYPYPATH=src $(BIN)/mypy -p groundup
+	MYPYPATH=src:bench $(BIN)/mypy bench/*.py
 
 format: setup ## let ruff put everything into shape
 	$(BIN)/ruff check --fix src tests bench
 	$(BIN)/ruff format src tests bench
 
-bench: setup ## the short measurements of bench/: minutes, no data needed
-	$(BIN)/python bench/loop_cost.py digits
-	$(BIN)/python bench/start.py
-	$(BIN)/python bench/trivial_augment.py
-	$(BIN)/python bench/notebook.py digits
+RESULTS ?= bench/results
+
+bench: setup ## the short measurements of bench/ into bench/results: a quarter of an hour on two cores, no data needed
 	$(BIN)/python bench/scale.py --check
+	$(BIN)/python bench/start.py --out $(RESULTS)/start.json
+	$(BIN)/python bench/trivial_augment.py --rounds 30 --out $(RESULTS)/trivial_augment.json
+	$(BIN)/python bench/loop_cost.py digits --out $(RESULTS)/loop_cost-digits.json
+	$(BIN)/python bench/notebook.py digits --out $(RESULTS)/notebook-digits.json
+	$(BIN)/python bench/notebook.py cifar100-speed train.batch_size=256 train.micro_batch=256 \
+	  --generated 2048 --rounds 3 --images 1024 --out $(RESULTS)/notebook-speed_net.json
+	$(BIN)/python bench/notebook.py cifar100-wrn28-10 model.depth=16 model.width=4 \
+	  --generated 2048 --rounds 3 --images 512 --out $(RESULTS)/notebook-wrn-16-4.json
+	$(BIN)/python bench/decode.py --rounds 5 --images 16 --out $(RESULTS)/decode-generated.json
+	$(BIN)/python bench/growth.py --rounds 3 --epochs 30 --out $(RESULTS)/growth.json --picture $(RESULTS)/growth.png
 
 clean: ## remove the environment and the caches; runs are kept
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build dist

@@ -8,6 +8,7 @@ large still, so there a decoder's share is larger and the share of all that is s
 The notebook: Pillow, whole image to RGB, random window, resize, flip, float tensor, normalise, image by image, then one batch.
 Ours: a window of the same distribution cut while decoding, uint8, the rest (flip, float, normalise) on the device for a whole
 batch. `ratio` compares that with the notebook, as beside a GPU; `ratio_with_device_work` adds the batched rest on the same core.
+`packed`: ours from images that `groundup data pack --resolution 256` has made of them before.
 All contestants take turns in one process, with one thread, in another order in every round; ratios are taken round by round, of
 the process's CPU time, so that other work on the machine disturbs them little. OpenCV and PyTurboJPEG take part if installed.
 
@@ -15,7 +16,9 @@ the process's CPU time, so that other work on the machine disturbs them little. 
 second by the clock on the wall, of which on a shared machine only the order of magnitude counts. `python_ms`: time per image that
 is neither decoding nor resizing, mostly with Python's lock held; 1 / `python_ms` images per ms is the most that threads can do.
 
-    python bench/decode.py parquet:PATH [--rounds 15] [--images 64] [--out bench/results/decode.json]
+    python bench/decode.py [parquet:PATH] [--rounds 15] [--images 64] [--out bench/results/decode.json]
+
+Without a source the small photographs are generated: waves of colour with noise. Ratios then are those of such images.
 """
 
 import argparse
@@ -31,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from generated import pictures
 from kept import keep
 from PIL import Image
 from torch import Tensor
@@ -39,19 +43,26 @@ from groundup import augment
 from groundup.augment.random_resized_crop import RandomResizedCrop
 from groundup.data import DOORS, DataSettings, DecodingLoader, ImageSet, SourceImages, Upcoming, decoding
 from groundup.data.decoding import Opened, cut, open_image
+from groundup.data.pack_files import encoded as packed
 from groundup.data.sources import Source, SourceSplit
 from groundup.runs.folder import environment
 
-WIDTH, HEIGHT, QUALITY = 500, 375, 90
+WIDTH, HEIGHT, QUALITY, PACKED_SIDE = 500, 375, 90, 256
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROP = RandomResizedCrop(name="random_resized_crop")
 Work = Callable[[list[bytes], int, int], Any]  # photographs, side in px, number of the round
 
 
-def photographs(source: str, count: int) -> dict[str, list[bytes]]:
+def small_photographs(source: str | None, count: int) -> list[Image.Image]:
+    if source is None:
+        return [Image.fromarray(pixels) for pixels in pictures(count, 224).permute(0, 2, 3, 1).numpy()]
     split = DOORS["parquet"](DataSettings(source=source, label="label"), lambda: None).read().splits["train"]
-    places = np.random.default_rng(0).choice(len(split), 4 * count, replace=False)
-    small = [Image.open(io.BytesIO(raw)).convert("RGB") for raw in split.at(places)]  # type: ignore[arg-type]
+    places = np.random.default_rng(0).choice(len(split), count, replace=False)
+    return [Image.open(io.BytesIO(raw)).convert("RGB") for raw in split.at(places)]  # type: ignore[arg-type]
+
+
+def photographs(source: str | None, count: int) -> dict[str, list[bytes]]:
+    small = small_photographs(source, 4 * count)
     enlarged = [image.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC) for image in small[:count]]
     mosaics = []
     for first in range(0, 4 * count, 4):
@@ -184,16 +195,22 @@ def cost(call: Callable[[], Any], images: int) -> tuple[float, Any]:
     return (time.process_time() - started) * 1e3 / images, result
 
 
+def as_packed(raw: list[bytes]) -> list[bytes]:
+    """As `groundup data pack --resolution 256` writes them."""
+    return [packed(content, "photograph", PACKED_SIDE, QUALITY)[0] for content in raw]
+
+
 def compared(raw: list[bytes], side: int, rounds: int) -> dict[str, Any]:
-    works, _ = contestants()
-    names = ["notebook", *works]
+    works: dict[str, Work] = {"notebook": notebook, **contestants()[0], "packed": ours(open_image)}
+    smaller = as_packed(raw)
+    names = list(works)
     taken: dict[str, list[float]] = {name: [] for name in names}
     rest: list[float] = []
     for round_ in range(rounds + 1):  # the first one warms up
         order = names[round_ % len(names) :] + names[: round_ % len(names)]
         for name in order:
-            work = {"notebook": notebook, **works}[name]
-            spent, images = cost(partial(work, raw, side, round_), len(raw))
+            given = smaller if name == "packed" else raw
+            spent, images = cost(partial(works[name], given, side, round_), len(raw))
             if round_:
                 taken[name].append(spent)
             if name == "pillow" and round_:
@@ -222,7 +239,7 @@ def python_ms(raw: list[bytes], side: int) -> float:
     """Time per image with the decoder and the resize taken out, the least of five."""
     pixels, small = np.zeros((HEIGHT, WIDTH, 3), np.uint8), torch.zeros((side, side, 3), dtype=torch.uint8)
     resize = decoding.resized
-    decoding.resized = lambda *_: small  # type: ignore[assignment]
+    decoding.resized = lambda *_: small
     try:
         work = ours(lambda content: Opened(*sides(open_image(content)), lambda factor: pixels, reducible=True))
         return min(cost(lambda: work(raw, side, 0), len(raw))[0] for _ in range(5))
@@ -246,7 +263,7 @@ class Dataset(torch.utils.data.Dataset[Tensor]):
 
     def __getitem__(self, place: int) -> Tensor:
         torch.set_num_threads(1)
-        return self._work(self._raw, self._side, place)  # type: ignore[no-any-return]
+        return self._work(self._raw, self._side, place)
 
 
 def by_threads(raw: list[bytes], side: int, workers: int, batches: int) -> None:
@@ -284,9 +301,13 @@ def workers_compared(raw: list[bytes], side: int, batches: int = 12, rounds: int
     return {name: statistics.median(rates) for name, rates in taken.items()}
 
 
+def kilobytes(raw: list[bytes]) -> float:
+    return statistics.mean(map(len, raw)) / 1e3
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="parquet:PATH, images of 224 x 224 px")
+    parser.add_argument("source", nargs="?", help="parquet:PATH, images of 224 x 224 px; without it they are generated")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--out", type=Path)
@@ -295,13 +316,18 @@ def main() -> None:
     sets = photographs(chosen.source, chosen.images)
     result = {
         "what": "CPU time of making training images of 500 x 375 px photographs: a notebook's over ours",
-        "command": f"python bench/decode.py parquet:PATH --rounds {chosen.rounds} --images {chosen.images}",
-        "kilobytes": {name: statistics.mean(map(len, raw)) / 1e3 for name, raw in sets.items()},
+        "command": f"python bench/decode.py {'parquet:PATH ' if chosen.source else ''}"
+        f"--rounds {chosen.rounds} --images {chosen.images}",
+        "generated": chosen.source is None,
+        "kilobytes": {name: kilobytes(raw) for name, raw in sets.items()},
+        "kilobytes_packed": {name: kilobytes(as_packed(raw)) for name, raw in sets.items()},
         "sizes": {
             name: {str(side): compared(raw, side, chosen.rounds) for side in (224, 128)} for name, raw in sets.items()
         },
         "not_installed": contestants()[1],
-        "workers": {str(side): workers_compared(sets["mosaic"], side) for side in (224, 128)},
+        "workers": {
+            str(side): workers_compared(sets["mosaic"], side, rounds=min(5, chosen.rounds)) for side in (224, 128)
+        },
         "python_ms": python_ms(sets["mosaic"], 224),
         "rounds": chosen.rounds,
         "images": chosen.images,

@@ -4,8 +4,9 @@
     python bench/faults.py --short --ranks 2
 
 Every run is a real process (with --ranks, as many under torchrun) on digits with a small net, and has to end with the weights,
-the lines of metrics.jsonl and the test accuracy of the run that was left alone, to the last bit. The moments are drawn from --seed
-and chosen by what the run reports. Rows:
+the lines of metrics.jsonl and the test accuracy of the run that was left alone, to the last bit. What else a run has to show is
+counted as `shown`: that it noticed the fault, named it, refused to go on. The moments are drawn from --seed and chosen by what
+the run reports. Rows:
 
     kill            kill -9 of a random rank; with several ranks the others have to end by themselves
     stop            SIGTERM
@@ -46,6 +47,8 @@ BATCH = 24
 NET = ["digits", "model.width=8", "track.tensorboard=false", "checkpoint={every: 1step, keep: 3}"]
 IMAGES = ["data.limit=450", "data.validation=0.667", "evaluate.batch_size=4"]
 BUCKET = "faults"
+# What a run of a row may have to show besides its result.
+TO_SHOW = ("steps_went_on", "noticed", "said_so", "refused", "named")
 
 
 @dataclass
@@ -247,7 +250,7 @@ class Table:
                 proxy = outages.Proxy(port)
                 mirror = f"s3://{BUCKET}/{number}"
                 client = {k: v for k, v in outages.environment(proxy.url).items() if k.startswith("AWS_")}
-                case = self.case(f"checkpoint.mirror={mirror}", name="outage", **client)
+                case = self.case(f"checkpoint.mirror={mirror}", name="outage", **client)  # type: ignore[arg-type]  # names of variables, none is a parameter's
                 try:
                     yield {
                         "faults": 1,
@@ -264,11 +267,14 @@ class Table:
     ) -> dict[str, Any]:
         case.start()
         case.wait(lambda: _copies(port, url) > 0)
-        proxy.mode = mode
+        connections, proxy.mode = proxy.connections, mode
         before = case.step()
         went_on = case.wait(lambda: case.step() >= before + self.draw.randint(3, 6))
-        # An outage that no upload has met is none. A silent mirror is noticed only by the client's own time limit.
-        noticed = mode == "stall" or case.wait(lambda: "the upload is tried again" in case.said())
+        # An outage that no upload has met is none. A silent mirror is told of only after the client's own time limit: what counts
+        # is that an upload waits for it.
+        noticed = case.wait(
+            lambda: proxy.connections > connections if mode == "stall" else "the upload is tried again" in case.said()
+        )
         proxy.mode = "pass"
         what = None
         if lost:
@@ -337,9 +343,15 @@ class Table:
             "runs": len(runs),
             "finished": sum(run["finished"] for run in runs),
             "identical": sum(run["identical"] for run in runs),
+            "shown": sum(all(run.get(flag, True) for flag in TO_SHOW) for run in runs),
             "seconds": round(time.monotonic() - started, 1),
             "each": runs,
         }
+
+
+def sound(row: dict[str, Any]) -> bool:
+    """Whether every run of a row came to the uninterrupted result and showed what it had to."""
+    return bool(row["runs"] == row["finished"] == row["identical"] == row["shown"])
 
 
 @functools.cache
@@ -409,8 +421,10 @@ def main() -> None:
             result = {"ranks": chosen.ranks, "seed": chosen.seed, "environment": environment(), "rows": rows}
             if chosen.out:
                 write_json(chosen.out, result)
-    bad = [row["fault"] for row in rows if not row["runs"] == row["finished"] == row["identical"]]
-    sys.exit(f"not every run came to the uninterrupted result: {', '.join(bad)}" if bad else 0)
+    bad = [row["fault"] for row in rows if not sound(row)]
+    sys.exit(
+        f"not every run came to the uninterrupted result and showed what it had to: {', '.join(bad)}" if bad else 0
+    )
 
 
 if __name__ == "__main__":

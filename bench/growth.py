@@ -1,14 +1,20 @@
-"""How the cost of training grows: with the number of images, the classes, the batch and the epochs. Numbers and a picture.
+"""How the cost of training grows: with images, classes, batch, processes and epochs. Numbers and a picture.
 
     python bench/growth.py [--rounds 5] [--out bench/results/growth.json] [--picture docs/pictures/growth.png]
 
 Generated images of 32 px (their content does not matter here), a small ResNet-18. Training steps of all settings of a row are timed
-in turn in one process, and the figure is the median of a round's time per image over that of the row's first setting. Memory is
-that of a real run of many epochs, read after each of them.
+in turn in one process, in another order in every round; each turn begins an epoch, whose order is drawn in it. The figure is the
+median of a round's time per image over that of the row's first setting. Processes: whole runs under torchrun with the same global
+batch, by the seconds and images of their own summaries; they share the cores of this machine, so 1 means that nothing is lost by
+dividing. Memory is that of a real run of many epochs, read after each of them.
 """
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,16 +24,17 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from generated import noise
 from kept import keep
 
 import groundup
 from groundup.basis.interruption import StopRequest
 from groundup.basis.pictures import PALETTE, new_figure, save_figure
-from groundup.data import ImageSet, Splits
 from groundup.recipe import load_recipe
 from groundup.runs.folder import environment
 from groundup.runs.prepare import first_job, make_plan, with_measured_constants
 from groundup.tracking import Tracker
+from groundup.tracking.base import Record
 from groundup.training import train_step
 
 SMALL = ["model={name: resnet18, width: 8, stem: small}", "phases=[]", "track.tensorboard=false"]
@@ -36,50 +43,76 @@ ROWS: dict[str, list[dict[str, int]]] = {
     "classes": [{"classes": count} for count in (100, 300, 1000)],
     "batch": [{"batch": count} for count in (64, 128, 256, 512, 1024, 2048, 4096)],
 }
+IMAGES_OF_A_TURN = 4096
 
 
-def generated(images: int, classes: int) -> Splits:
-    """Noise of 32 px with labels in turn, as a data set of `images` for training and 100 for test."""
-    generator = np.random.default_rng(0)
-
-    def part(count: int) -> ImageSet:
-        pixels = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-        return ImageSet.whole(pixels, np.arange(count) % classes)
-
-    names = [f"class {index}" for index in range(classes)]
-    return Splits(part(images), None, part(100), names, 32, f"generated-{images}-{classes}")
-
-
-def stepper(images: int = 8192, classes: int = 100, batch: int = 512) -> tuple[Callable[[], None], int]:
-    """A call that trains one step, and the images it trains."""
+def turns(images: int = 8192, classes: int = 100, batch: int = 512) -> Callable[[int], float]:
+    """Gives the seconds per image of turn number `epoch`, the first steps of that epoch."""
     recipe = load_recipe(
-        "cifar100-resnet18", [*SMALL, f"train.batch_size={batch}", "train.epochs=1", "train.drop_last=true"]
+        "cifar100-resnet18", [*SMALL, f"train.batch_size={batch}", "train.epochs=1000", "train.drop_last=true"]
     )
-    splits = generated(images, classes)
+    splits = noise(images, classes)
     plan = make_plan(with_measured_constants(recipe, splits), splits)
     job, state = first_job(plan, StopRequest().check)
+    steps = max(1, min(IMAGES_OF_A_TURN, images) // batch)
 
-    def step() -> None:
-        state.step %= plan.clock.total_steps
-        train_step(job, state)
+    def turn(epoch: int) -> float:
+        state.step = epoch * plan.order.steps_per_epoch
         job.engine.synchronize()
+        started = time.perf_counter()
+        for _ in range(steps):
+            train_step(job, state)
+        job.engine.synchronize()
+        return (time.perf_counter() - started) / (steps * batch)
 
-    return step, batch
+    return turn
 
 
 def row(settings: list[dict[str, int]], rounds: int) -> list[dict[str, Any]]:
     """Time per image of every setting, relative to the first, round by round."""
-    prepared = [stepper(**setting) for setting in settings]
-    for step, _ in prepared:
-        step()
-    per_image: list[list[float]] = [[] for _ in prepared]
-    for _ in range(rounds):
-        for (step, batch), seconds in zip(prepared, per_image, strict=True):
-            times = max(1, 4096 // batch)
-            started = time.perf_counter()
-            for _ in range(times):
-                step()
-            seconds.append((time.perf_counter() - started) / (times * batch))
+    return compared(settings, [turns(**setting) for setting in settings], rounds)
+
+
+def processes_row(most: int, rounds: int) -> list[dict[str, Any]]:
+    """The same for one to `most` processes."""
+    settings = [{"processes": count} for count in range(1, most + 1)]
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        splits = noise(2 * IMAGES_OF_A_TURN, 100)
+        assert splits.test is not None
+        arrays: dict[str, Any] = {}
+        for name, part in (("train", splits.train), ("test", splits.test)):
+            arrays |= {f"x_{name}": part.read(slice(None)).numpy(), f"y_{name}": part.labels}
+        np.savez(place / "noise.npz", **arrays)
+        return compared(settings, [runs(place, **setting) for setting in settings], rounds)
+
+
+def runs(folder: Path, processes: int) -> Callable[[int], float]:
+    """Gives the seconds per image of a run of one epoch in that many processes."""
+
+    def run(round_: int) -> float:
+        place = folder / f"run-{processes}-{round_}"
+        torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "groundup"]
+        data = [f"data={{source: 'arrays:{folder}/noise.npz'}}", "data.image=null", "data.label=null"]
+        chosen = [*SMALL, *data, "train.batch_size=512", "train.epochs=1", "schedule={name: constant, lr: 0.01}"]
+        command = [sys.executable, "-m", *torchrun, "train", "cifar100-resnet18", *chosen, "--run-folder", str(place)]
+        environment = {**os.environ, "GROUNDUP_CACHE": str(folder / "cache")}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+        summary = json.loads((place / "summary.json").read_text())
+        return 1 / float(summary["images_per_second"])
+
+    return run
+
+
+def compared(settings: list[dict[str, int]], turns: list[Callable[[int], float]], rounds: int) -> list[dict[str, Any]]:
+    """Every setting with its seconds per image, taken in turn in another order in every round."""
+    for turn in turns:
+        turn(0)  # warm-up
+    per_image: list[list[float]] = [[] for _ in turns]
+    for round_ in range(1, rounds + 1):
+        first = round_ % len(turns)
+        for place in [*range(first, len(turns)), *range(first)]:
+            per_image[place].append(turns[place](round_))
     made = []
     for setting, seconds in zip(settings, per_image, strict=True):
         ratios = sorted(now / first for now, first in zip(seconds, per_image[0], strict=True))
@@ -101,7 +134,7 @@ class MemoryAfterEpochs(Tracker):
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def evaluation(self, record: dict[str, Any]) -> None:
+    def evaluation(self, record: Record) -> None:
         self.seen.append(psutil.Process().memory_info().rss)
 
 
@@ -116,28 +149,28 @@ def memory(epochs: int) -> list[int]:
             "evaluate.every=1ep",
         ]
         recipe = load_recipe("cifar100-resnet18", [*settings, "schedule={name: constant, lr: 0.01}"])
-        groundup.train(recipe, run=Path(folder) / "run", data=generated(500, 10), terminal=watch, pictures=False)
+        groundup.train(recipe, run=Path(folder) / "run", data=noise(500, 10), terminal=watch, pictures=False)
     return watch.seen
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    figure = new_figure(9, 2.6)
-    panels = figure.subplots(1, 4)
-    for panel, name in zip(panels, ROWS, strict=False):
+    figure = new_figure(11, 2.6)
+    panels = figure.subplots(1, len(ROWS) + 2)
+    for panel, name in zip(panels, [*ROWS, "processes"], strict=False):
         points = result[name]
         places = [point[name] for point in points]
         middle = [point["relative_time_per_image"] for point in points]
         below = [value - point["lowest"] for value, point in zip(middle, points, strict=True)]
         above = [point["highest"] - value for value, point in zip(middle, points, strict=True)]
-        panel.errorbar(places, middle, yerr=[below, above], marker="o", color=PALETTE[0], capsize=2)
+        panel.errorbar(places, middle, yerr=[below, above], marker="o", color=PALETTE["blue"], capsize=2)
         panel.set_xscale("log")
         panel.set_ylim(0, max(1.6, 1.1 * max(point["highest"] for point in points)))
         panel.set_title(f"time per image against {name}", fontsize=8)
         panel.set_xticks(places, [f"{place:,}" for place in places], fontsize=6, rotation=45)
         panel.minorticks_off()
-    panels[3].plot([value / 1e9 for value in result["memory_bytes_after_epochs"]], color=PALETTE[0])
-    panels[3].set_ylim(bottom=0)
-    panels[3].set_title("resident GB against epochs", fontsize=8)
+    panels[-1].plot([value / 1e9 for value in result["memory_bytes_after_epochs"]], color=PALETTE["blue"])
+    panels[-1].set_ylim(bottom=0)
+    panels[-1].set_title("resident GB against epochs", fontsize=8)
     save_figure(figure, path)
 
 
@@ -152,6 +185,8 @@ def main() -> None:
     result: dict[str, Any] = {"what": __doc__.splitlines()[0], "network": SMALL[0], "rounds": chosen.rounds}
     for name, settings in ROWS.items():
         result[name] = row(settings, chosen.rounds)
+    alone = torch.cuda.is_available() and torch.cuda.device_count() < 2
+    result["processes"] = processes_row(1 if alone else 2, chosen.rounds)
     result["memory_bytes_after_epochs"] = memory(chosen.epochs)
     result |= environment()
     keep(result, chosen.out)

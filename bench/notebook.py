@@ -3,10 +3,14 @@
 The notebook does what the five systems did: fp32, channels first, crop, flip and normalisation image by image in DataLoader
 workers (Pillow and numpy, as torchvision's transforms do it), and `.item()` in every step. The plain loop is what a careful script
 does: the data on the device, batch-wide crop and flip, our precision, channels last, nothing else. All train the same network with
-the recipe's optimizer settings, at the recipe's last input size, and are timed in turn in one process.
+the recipe's optimizer settings, at the recipe's last input size, and are timed in turn in one process, in another order in every
+round. The notebook's workers begin with its turn, with nothing prepared, and have nothing left to do when it ends, so that they
+work beside nobody else; a turn is at least twice as many steps as there are workers.
 
     python bench/notebook.py cifar100-speed data.source=parquet:PATH [--rounds 5] [--images 2048] [--out FILE.json]
     python bench/notebook.py cifar100-wrn28-10 model.depth=16 model.width=4 train.batch_size=256 data.source=parquet:PATH
+
+--generated N: noise of 32 px, N images of 100 classes, in place of the recipe's data: speed does not depend on what they show.
 """
 
 import argparse
@@ -18,10 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from generated import noise
 from kept import keep
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from groundup import augment
 from groundup.basis.interruption import StopRequest
@@ -61,30 +66,36 @@ class PerImage(Dataset[tuple[Tensor, int]]):
         return (tensor - self._mean) / self._std, int(self._images.labels[index])
 
 
+class Batches(Sampler[list[int]]):
+    """The batches of one turn: `count` of `size` images, drawn anew."""
+
+    def __init__(self, images: int, size: int) -> None:
+        self._images, self._size = images, size
+        self.count = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for _ in range(self.count):
+            yield torch.randperm(self._images)[: self._size].tolist()
+
+
 class Notebook:
     """fp32, channels first, DataLoader workers, a wait in every step."""
 
     def __init__(self, job: Job, images: ImageSet, network: nn.Module, optimizer: Any, side: int, workers: int) -> None:
         self._network, self._optimizer = network, optimizer
         self._device, self._smoothing = job.engine.torch_device, job.live.at(0).label_smoothing
+        self._batches = Batches(len(images), job.train.batch_size)
         data = PerImage(images, side, job.mean, job.std)
         self._loader = DataLoader(
-            data,
-            job.train.batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=workers,
-            persistent_workers=workers > 0,
+            data, batch_sampler=self._batches, num_workers=workers, persistent_workers=workers > 0
         )
-        self._batches: Iterator[Any] = iter(self._loader)
 
-    def step(self) -> float:
-        try:
-            images, labels = next(self._batches)
-        except StopIteration:
-            self._batches = iter(self._loader)
-            images, labels = next(self._batches)
-        images, labels = images.to(self._device), labels.to(self._device)
+    def train(self, steps: int) -> None:
+        self._batches.count = steps
+        for images, labels in self._loader:
+            self._step(images.to(self._device), labels.to(self._device))
+
+    def _step(self, images: Tensor, labels: Tensor) -> float:
         self._optimizer.zero_grad()
         loss = nn.functional.cross_entropy(self._network(images), labels, label_smoothing=self._smoothing)
         loss.backward()
@@ -98,7 +109,11 @@ class Plain:
     def __init__(self, job: Job, network: nn.Module, optimizer: Any, side: int) -> None:
         self._job, self._network, self._optimizer, self._side = job, network, optimizer, side
 
-    def step(self) -> None:
+    def train(self, steps: int) -> None:
+        for _ in range(steps):
+            self._step()
+
+    def _step(self) -> None:
         job = self._job
         indices = torch.randint(0, len(job.data), (job.train.batch_size,), device=job.data.labels.device)
         pixels, labels = job.data.take(indices)
@@ -121,21 +136,43 @@ class Plain:
         return self._job.train.micro_batch or self._job.train.batch_size
 
 
-def ours(job: Job, state: TrainingState, first: int) -> Callable[[], Any]:
-    def step() -> None:
-        state.step = first
-        train_step(job, state)
+class Ours:
+    """The last steps of the run, which all have its last input size, one after the other and from the first again."""
 
-    return step
+    def __init__(self, job: Job, state: TrainingState) -> None:
+        self._job, self._state = job, state
+        self._first = max((step for step, _ in job.live.changes), default=0)
+        self._count = job.clock.total_steps - self._first
+        self._done = 0
+
+    def train(self, steps: int) -> None:
+        for _ in range(steps):
+            self._state.step = self._first + self._done % self._count
+            self._done += 1
+            train_step(self._job, self._state)
 
 
-def timed(step: Callable[[], Any], steps: int, synchronize: Callable[[], None]) -> float:
+def timed(train: Callable[[int], None], steps: int, synchronize: Callable[[], None]) -> float:
     synchronize()
     started = time.perf_counter()
-    for _ in range(steps):
-        step()
+    train(steps)
     synchronize()
     return time.perf_counter() - started
+
+
+def in_turn(
+    contestants: dict[str, Callable[[int], None]], rounds: int, steps: int, synchronize: Callable[[], None]
+) -> dict[str, list[float]]:
+    """Seconds of `steps` steps of each, round by round, each first in every third."""
+    for train in contestants.values():
+        timed(train, 1, synchronize)  # warm-up
+    names = list(contestants)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for round_ in range(rounds):
+        first = round_ % len(names)
+        for name in names[first:] + names[:first]:
+            seconds[name].append(timed(contestants[name], steps, synchronize))
+    return seconds
 
 
 def main() -> None:
@@ -145,10 +182,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=2048, help="Images that each contestant trains on per round.")
     parser.add_argument("--workers", type=int, default=2, help="The notebook's DataLoader workers.")
+    parser.add_argument("--generated", type=int, metavar="N", help="Train on N generated images of 32 px.")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     recipe = load_recipe(chosen.recipe, chosen.overrides)
-    splits = open_data(recipe, StopRequest())
+    splits = noise(chosen.generated, 100) if chosen.generated else open_data(recipe, StopRequest())
     plan = make_plan(with_measured_constants(recipe, splits), splits)
     job, state = first_job(plan, lambda: None)
     engine = job.engine
@@ -156,25 +194,19 @@ def main() -> None:
     side = job.live.at(last).resolution
 
     def fresh(layout: torch.memory_format) -> tuple[nn.Module, Any]:
-        network = build_model(recipe.model, num_classes=job.classes, seed=1).to(
-            engine.torch_device, memory_format=layout
-        )
+        network = build_model(recipe.model, num_classes=job.classes, seed=1).to(engine.torch_device)
+        network = network.to(memory_format=layout)  # type: ignore[call-overload]
         optimizer = recipe.optimizer.build(network)
         apply_rates(optimizer, job.rates.at(last, state.schedule))
         return network.train(), optimizer
 
-    contestants = {
-        "groundup": ours(job, state, last),
-        "plain": Plain(job, *fresh(torch.channels_last), side).step,
-        "notebook": Notebook(job, splits.train, *fresh(torch.contiguous_format), side, chosen.workers).step,
+    contestants: dict[str, Callable[[int], None]] = {
+        "groundup": Ours(job, state).train,
+        "plain": Plain(job, *fresh(torch.channels_last), side).train,
+        "notebook": Notebook(job, splits.train, *fresh(torch.contiguous_format), side, chosen.workers).train,
     }
-    steps = max(1, chosen.images // recipe.train.batch_size)
-    for step in contestants.values():
-        timed(step, 1, engine.synchronize)  # warm-up
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(chosen.rounds):
-        for name, step in contestants.items():
-            seconds[name].append(timed(step, steps, engine.synchronize))
+    steps = max(1, 2 * chosen.workers, chosen.images // recipe.train.batch_size)
+    seconds = in_turn(contestants, chosen.rounds, steps, engine.synchronize)
     result: dict[str, Any] = {
         "what": "images/s of groundup over those of a plain PyTorch loop and of a notebook's, round by round",
         "recipe": recipe.name,
@@ -182,12 +214,14 @@ def main() -> None:
         "resolution": side,
         "batch_size": recipe.train.batch_size,
         "steps_per_round": steps,
+        "generated_images": chosen.generated,
     }
     for name in ("plain", "notebook"):
         ratios = sorted(b / a for a, b in zip(seconds["groundup"], seconds[name], strict=True))
         result[f"over_{name}"] = {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
     count = steps * recipe.train.batch_size
     result["images_per_second"] = {name: count / statistics.median(values) for name, values in seconds.items()}
+    job.data.close()
     result |= {"workers": chosen.workers, "engine": engine.to_dict(), **environment(engine)}
     keep(result, chosen.out)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from generated import pictures
 from kept import keep
 from torch import Tensor
 
@@ -32,15 +33,6 @@ from groundup.basis.seeding import generator
 from groundup.runs.folder import environment
 
 BINS = 31
-
-
-def pictures(count: int, size: int) -> Tensor:
-    """uint8 (count, 3, size, size): slow waves of colour, each image with its own, and noise."""
-    random = generator("pictures")
-    place = torch.linspace(0, 6, size)
-    waves = torch.rand(count, 3, 2, 1, generator=random) * (place + 1)
-    levels = (waves[:, :, 0, :, None].sin() + waves[:, :, 1, None].cos()) * 60 + 120
-    return (levels + torch.randn(levels.shape, generator=random) * 12).clamp(0, 255).to(torch.uint8)
 
 
 def for_the_whole_batch(images: Tensor, name: str, random: torch.Generator) -> Tensor:

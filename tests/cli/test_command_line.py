@@ -1,6 +1,7 @@
 """The commands: their help, their exit status, and what they print. They run in this process; tests/system starts real ones."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -116,6 +117,8 @@ def test_recipes_says_whose_a_figure_is_and_where_it_was_chosen_on_test(command:
     said = {line.split()[0]: line for line in lines[1:]}
     assert "  81.15%  of the source  " in said["cifar100-wrn28-10"]
     assert "  81.36%  of the source, chosen on test  " in said["001-as-run"]
+    assert "  78.40%  of the source, mirror images averaged in  " in said["imagenet-resnet50-88ep"]
+    assert "  78.05%  of the source, trained with LAMB  " in said["imagenet-resnet50-a3"]
     assert "  98.79%  measured here, chosen on test  " in said["digits"]
     assert said["001"].split()[1:3] == ["-", "-"]
     assert json.loads(command("recipes", "--json")[1])["001"]["figure"] is None
@@ -217,6 +220,16 @@ def test_bench_prints_speed_and_where_the_time_goes(command: Groundup, tmp_path:
         *("step", "data", "augment", "forward", "backward", "optimizer", "average", "other")
     }
     assert 1e8 < result["peak_memory_bytes"] < 1e11
+
+
+def test_pack_prints_size_and_speed(command: Groundup, tmp_path: Path) -> None:
+    status, out, _ = command("data", "pack", "digits", tmp_path / "out")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("train: 1,797 images in 1 shards, ")
+    assert re.fullmatch(r"one thread decodes [\d,]+ of them per second, whole images", lines[1])
+    assert lines[2] == f"webdataset:{tmp_path / 'out'}"
+    assert json.loads(command("data", "pack", "digits", tmp_path / "out", "--json")[1])["decoded_per_second"] > 1
 
 
 def test_a_trace_overwrites_nothing(command: Groundup, tmp_path: Path) -> None:

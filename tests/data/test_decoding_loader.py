@@ -286,3 +286,41 @@ def test_workers_leave_a_core_to_the_training_and_processes_share_the_machine(mo
         assert (automatic_workers(cpu), automatic_workers(gpu)) == (on_cpu, beside_gpu)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert automatic_workers(gpu) == 7
+
+
+def test_batches_that_are_decoded_when_asked_share_the_machine_and_start_no_threads_each(
+    monkeypatch: pytest.MonkeyPatch, splits: Splits
+) -> None:
+    monkeypatch.setattr("groundup.data.decode.usable_cores", lambda: 6)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    used: list[threading.Thread] = []
+    whole = SourceImages.decode_into
+    monkeypatch.setattr(
+        SourceImages, "decode_into", lambda *given: (used.append(threading.current_thread()), whole(*given))
+    )
+    for _ in range(4):
+        splits.train.read(np.arange(200) % len(splits.train))
+    assert 1 <= len(set(used)) <= 3
+    assert all(thread.is_alive() for thread in used)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts the threads of the operating system")
+def test_threads_that_decode_start_no_threads_of_their_own(splits: Splits) -> None:
+    def large(step: int) -> Upcoming:
+        return Upcoming(0, 160, (np.arange(BATCH) + BATCH * step,), halves)
+
+    def tasks() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    torch.ones(1 << 20).add_(1)  # the team of this thread
+    there = tasks()
+    loader = DecodingLoader(splits.train, "cpu", large, total_steps=3, workers=3)
+    try:
+        for step in range(3):
+            loader.training(torch.from_numpy(large(step).parts[0]), step)
+        assert tasks() - there <= 4  # one that reads, three that decode
+    finally:
+        loader.close()
+        torch.set_num_threads(before)

@@ -9,6 +9,7 @@ import torch
 
 from groundup.basis.errors import DataError, UsageError
 from groundup.data import (
+    CacheMode,
     DataSettings,
     ImageSet,
     MemoryLoader,
@@ -219,3 +220,17 @@ def test_batches_walk_through_the_order(drop_last: bool, sizes: list[int]) -> No
     assert torch.equal(torch.cat(batches), order[: sum(sizes)])
     with pytest.raises(IndexError, match=f"batch {len(sizes)} of an epoch with {len(sizes)} batches"):
         batch_indices(order, 4, len(sizes), drop_last)
+
+
+@pytest.mark.parametrize("cache", ["device", "host", "disk"])
+def test_training_gathers_the_pixels_alone(cache: CacheMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+    loader = MemoryLoader(ImageSet(images, np.arange(6), np.arange(6)), "cpu", cache)
+    wanted = torch.tensor([3, 0, 3])
+    expected, labels = loader.take(wanted)
+    assert labels.tolist() == [3, 0, 3]
+    monkeypatch.setattr(loader, "_labels", None)
+    got = loader.training(wanted, 0)
+    assert torch.equal(got, expected)
+    assert torch.equal(got, torch.from_numpy(images[[3, 0, 3]]).permute(0, 3, 1, 2))
+    assert got.is_contiguous(memory_format=torch.channels_last)

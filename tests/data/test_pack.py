@@ -19,7 +19,7 @@ from PIL import Image
 
 from groundup.basis.errors import DataError, UsageError
 from groundup.data import DataSettings, ImageSet, load_splits
-from groundup.data.pack import LOCK_FILE, PackSettings, pack
+from groundup.data.pack import LOCK_FILE, PackSettings, decoded_per_second, pack
 from groundup.data.shard_index import ShardIndex
 
 Save = Callable[..., Path]
@@ -263,3 +263,21 @@ def test_a_damaged_index_is_named(folder: str, tmp_path: Path, spoil: bytes) -> 
     pack(DataSettings(source=folder), tmp_path / "out", PackSettings())
     with pytest.raises(DataError, match=r"index\.json"):
         ShardIndex.parse(spoil, str(tmp_path / "out" / "index.json"))
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_how_fast_the_packed_images_decode_is_told_without_a_copy_of_them(
+    folder: str, tmp_path: Path, kind: Any, cache: Path
+) -> None:
+    index = pack(DataSettings(source=folder), tmp_path / "out", PackSettings(format=kind))
+    speed = decoded_per_second(index, tmp_path / "out")
+    assert speed is not None
+    assert 1 < speed < 1e6
+    assert not list(cache.rglob("*.images"))
+
+
+def test_images_that_cannot_be_decoded_have_no_speed_and_end_nothing(tmp_path: Path, save_parquet: Save) -> None:
+    for split in ("train", "test"):
+        save_parquet(tmp_path / "x" / f"{split}-0.parquet", {"label": [0, 1]}, images=[b"\xff\xd8\xff damaged"] * 2)
+    index = pack(DataSettings(source=f"parquet:{tmp_path / 'x'}"), tmp_path / "out", PackSettings())
+    assert decoded_per_second(index, tmp_path / "out") is None

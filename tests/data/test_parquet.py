@@ -1,13 +1,17 @@
 """The door `parquet:DIR`."""
 
+import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from groundup.basis.errors import DataError, UsageError
 from groundup.data import DataSettings, Splits, load_splits
+from groundup.data.parquet import open_parquet
 
 Save = Callable[..., Path]
 COLOURS = ["red", "green"]
@@ -171,3 +175,91 @@ def test_a_hidden_test_split_of_a_source_with_named_labels_is_left_out(tmp_path:
     save_parquet(tmp_path / "x" / "test-0.parquet", {"label": [0, 1]})
     with pytest.raises(DataError, match="numbers in one split and names in another"):
         load(tmp_path / "x")
+
+
+def test_images_in_any_order_are_read_from_a_copy_on_disk_and_memory_holds_none_of_them(
+    tmp_path: Path, save_parquet: Save, cache: Path
+) -> None:
+    contents = [np.random.default_rng(seed).bytes(50_000) for seed in range(80)]
+    for number in range(2):
+        part = contents[40 * number : 40 * number + 40]
+        save_parquet(tmp_path / "x" / f"train-0000{number}-of-00002.parquet", {"label": [0, 1] * 20}, images=part)
+    split = open_parquet(DataSettings(source=f"parquet:{tmp_path / 'x'}"), lambda: None).read().splits["train"]
+    order = np.random.default_rng(0).permutation(80)
+    tracemalloc.start()
+    try:
+        assert split.at(order[:4]) == [contents[position] for position in order[:4]]
+        tracemalloc.reset_peak()  # the copies are made
+        for positions in order.reshape(20, 4):
+            assert split.at(positions) == [contents[position] for position in positions]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000  # of 4 MB
+    copies = list((cache / "encoded").glob("*.images"))
+    assert sorted(copy.stat().st_size // 1_000_000 for copy in copies) == [2, 2]
+    times = [copy.stat().st_ino for copy in copies]
+    again = open_parquet(DataSettings(source=f"parquet:{tmp_path / 'x'}"), lambda: None).read().splits["train"]
+    assert again.at(np.array([79, 0])) == [contents[79], contents[0]]
+    assert [copy.stat().st_ino for copy in copies] == times  # not made anew
+
+
+def test_a_source_whose_pixels_are_kept_is_not_copied(tmp_path: Path, save_parquet: Save, cache: Path) -> None:
+    save_two_labels(tmp_path / "x", save_parquet, HUB_NAMES)
+    load(tmp_path / "x", label="fine")
+    assert not (cache / "encoded").exists()
+
+
+def save_paths(root: Path, names: list[str]) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root.mkdir()
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for split in ("train", "test"):
+        column = pa.array([{"bytes": None, "path": name} for name in names], type=image)
+        pq.write_table(pa.table({"image": column, "label": [0, 1]}), root / f"{split}-0.parquet")
+    return root
+
+
+def test_images_that_lie_beside_their_table_are_read_without_a_cache_too(
+    tmp_path: Path, png: Callable[[np.ndarray], bytes], picture: Callable[..., np.ndarray]
+) -> None:
+    root = save_paths(tmp_path / "x", ["a.png", "b.png"])
+    for number, name in enumerate(("a.png", "b.png")):
+        (root / name).write_bytes(png(picture(number)))
+    train = load(root, cache="none").train
+    np.testing.assert_array_equal(train.read(np.array([1, 0])).numpy(), [picture(1), picture(0)])
+
+
+def test_an_image_that_does_not_lie_there_is_a_damaged_one(
+    tmp_path: Path, png: Callable[[np.ndarray], bytes], picture: Callable[..., np.ndarray]
+) -> None:
+    root = save_paths(tmp_path / "x", ["a.png", "gone.png"])
+    (root / "a.png").write_bytes(png(picture(0)))
+    with pytest.raises(DataError, match=r"x/\w+-0\.parquet row 1: the image is empty"):
+        load(root, cache="none")
+
+
+def test_a_file_damaged_inside_is_named_without_a_cache_too(tmp_path: Path, save_parquet: Save) -> None:
+    save_two_labels(tmp_path / "x", save_parquet, HUB_NAMES)
+    damaged = tmp_path / "x" / "train-00000-of-00002.parquet"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:4] + bytes(200) + content[204:])
+    with pytest.raises(DataError, match=r"train-00000-of-00002\.parquet is damaged"):
+        load(tmp_path / "x", label="fine", cache="none")
+
+
+def test_a_copy_that_would_not_fit_is_told_before_it_is_made(
+    tmp_path: Path, save_parquet: Save, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_two_labels(tmp_path / "x", save_parquet, HUB_NAMES)
+    free = sum(file.stat().st_size for file in (tmp_path / "x").iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free - 1))
+    with pytest.raises(DataError, match=r"encoded images of parquet:.* GB are left\nhint: .*/x\?streaming"):
+        load(tmp_path / "x", label="fine", cache="none")
+    assert not list(cache.rglob("*.images"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    assert len(load(tmp_path / "x", label="fine", cache="none").train) == 8
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    assert len(load(tmp_path / "x", label="fine", cache="none").train) == 8  # the copy is there

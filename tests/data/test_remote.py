@@ -1,11 +1,15 @@
 """Files by address: patterns, and what happens when a server fails."""
 
 import contextlib
+import errno
 import http.server
+import importlib.util
+import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -126,3 +130,48 @@ def test_a_file_that_arrives_short_is_not_taken(tmp_path: Path, no_waiting: None
         DataError, match=r"memory://short\.tar could not be read, tried 4 times: it ended after 4 of 8 bytes"
     ):
         fetch("memory://short.tar", tmp_path / "x", 8)
+
+
+def test_a_bucket_that_falls_silent_is_asked_four_times_and_no_more(
+    tmp_path: Path, no_waiting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    path = Path(__file__).parents[2] / "bench" / "outages.py"
+    spec = importlib.util.spec_from_file_location("outages", path)
+    assert spec is not None
+    assert spec.loader is not None
+    outages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(outages)
+    monkeypatch.setattr(remote, "SILENCE", 0.3)
+    s3fs.S3FileSystem.clear_instance_cache()
+    for work in (lambda: facts("s3://bucket/x.tar"), lambda: fetch("s3://bucket/x.tar", tmp_path / "x", 6)):
+        proxy = outages.Proxy(9, "stall")
+        for name, value in {**outages.CREDENTIALS, "AWS_ENDPOINT_URL": proxy.url}.items():
+            monkeypatch.setenv(name, value)
+        try:
+            with pytest.raises(DataError, match=r"s3://bucket/x\.tar could not be read, tried 4 times"):
+                work()
+            assert proxy.connections == 4
+        finally:
+            proxy.mode = "refuse"  # which ends its threads
+            proxy.close()
+            s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_disk_that_cannot_take_a_file_is_not_taken_for_a_failing_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    with fsspec.open("memory://whole.tar", "wb") as stream:
+        stream.write(bytes(100_000))
+    asked_again = SimpleNamespace(sleep=lambda seconds: pytest.fail("the server is asked again"))
+    monkeypatch.setattr(remote, "time", asked_again)
+    if os.path.exists("/dev/full"):
+        (tmp_path / "full").symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left") as caught:
+            fetch("memory://whole.tar", tmp_path / "full", 100_000)
+        assert caught.value.errno == errno.ENOSPC
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file") as caught:
+        fetch("memory://whole.tar", tmp_path / "file" / "x", 100_000)
+    assert not isinstance(caught.value, DataError)

@@ -71,6 +71,16 @@ def test_folders_named_like_splits_hold_their_shards(shards: Path, tmp_path: Pat
     assert_is_whole(opened(tmp_path / "by-folder"), picture)
 
 
+def test_the_last_word_of_a_file_name_tells_the_split(shards: Path, tmp_path: Path, picture: Picture) -> None:
+    for file in shards.glob("*.tar"):
+        file.rename(shards / f"my-test-set-{file.name.removeprefix('in-')}")
+    assert_is_whole(opened(shards), picture)
+    for file in shards.glob("*-train-*"):
+        file.rename(shards / file.name.replace("-train-", "-"))
+    with pytest.raises(DataError, match=r"none of the 3 shards is of the training split\nhint: the last word .*train"):
+        opened(shards)
+
+
 def test_class_names_come_from_classes_txt_and_labels_from_json(
     tmp_path: Path, save_tar: Save, picture: Picture, png: Png
 ) -> None:

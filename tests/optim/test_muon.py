@@ -6,7 +6,7 @@ from torch import nn
 
 from groundup.basis.errors import UsageError
 from groundup.optim import LiveRates, Muon, MuonSettings, apply_rates
-from groundup.optim.muon import orthogonalize
+from groundup.optim.muon import _multiplies_bfloat16, _orthogonal, orthogonalize
 
 
 def noise(*shape, seed=0):
@@ -148,3 +148,63 @@ def test_iterating_on_the_gram_matrix_gives_what_iterating_on_the_matrix_gives()
     x = x / x.norm(dim=(1, 2), keepdim=True)
     for iterations in (1, 2, 3, 5):
         torch.testing.assert_close(_iterate_on_gram(x, iterations), _iterate(x, iterations), rtol=1e-4, atol=1e-5)
+
+
+SHAPES = [(8, 4, 3, 3), (8, 4, 3, 3), (6, 8, 1, 1), (48, 4, 3, 3), (8, 4, 3, 5), (5, 7)]
+
+
+def filters(channels_last):
+    kept = [noise(*shape, seed=seed) for seed, shape in enumerate(SHAPES)]
+    return [nn.Parameter(in_layout(each, channels_last)) for each in kept]
+
+
+def in_layout(tensor, channels_last):
+    return tensor.contiguous(memory_format=torch.channels_last) if channels_last and tensor.ndim == 4 else tensor
+
+
+def test_the_layout_in_memory_changes_nothing_but_the_rounding():
+    planes, last = filters(False), filters(True)
+    before = [p.stride() for p in last]
+    optimizers = muon(planes), muon(last)
+    for step in range(5):
+        for seed, (p, q) in enumerate(zip(planes, last, strict=True)):
+            p.grad = noise(*p.shape, seed=100 * step + seed)
+            q.grad = in_layout(p.grad, step % 2 == 0)  # of either layout
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q in zip(planes, last, strict=True):
+        torch.testing.assert_close(q, p, rtol=1e-4, atol=1e-5)
+    assert [q.stride() for q in last] == before
+
+
+def test_updates_lie_in_memory_as_their_filters_do():
+    for channels_last in (False, True):
+        parameters = filters(channels_last)
+        updates = [in_layout(noise(*p.shape), channels_last) for p in parameters]
+        for p, update in zip(parameters, _orthogonal(parameters, updates, 3), strict=True):
+            assert update.shape == p.shape
+            assert [s for s, n in zip(update.stride(), p.shape, strict=True) if n > 1] == [
+                s for s, n in zip(p.stride(), p.shape, strict=True) if n > 1
+            ]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_step_rescales_the_filters_and_takes_off_the_orthogonal_matrix(channels_last):
+    parameters = filters(channels_last)
+    before = [p.detach().clone() for p in parameters]
+    for seed, p in enumerate(parameters):
+        p.grad = in_layout(noise(*p.shape, seed=seed + 50), channels_last)
+    muon(parameters, momentum=0.0).step()
+    for p, was in zip(parameters, before, strict=True):
+        turned = orthogonalize(p.grad.reshape(1, len(p), -1)).view(p.shape)
+        expected = was * len(p) ** 0.5 / was.norm() - 0.1 * turned
+        torch.testing.assert_close(p.detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_is_left_to_gpus_that_multiply_it(monkeypatch):
+    capability = (7, 5)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert not _multiplies_bfloat16(torch.device("cuda"))
+    capability = (8, 0)
+    assert _multiplies_bfloat16(torch.device("cuda"))
+    assert not _multiplies_bfloat16(torch.device("cpu"))

@@ -1,7 +1,9 @@
 """What ends a run, or changes how it is made, before its first step: batches that torch refuses, hardware and compilers that are
 not there."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +12,13 @@ from torch import Tensor, nn
 import groundup
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
+from groundup.models.regularization import BlockDropout
 from groundup.recipe import load_recipe
 from groundup.runs import prepare
 from groundup.runs.check.checking import check
 from groundup.runs.cost.bench import bench
 from groundup.runs.lr_find import lr_find
-from groundup.training import Engine
+from groundup.training import Engine, LiveSchedule, LiveValues, World, train_step
 
 LONE = r"^GU20[45] .*sees one value per channel"
 
@@ -99,7 +102,8 @@ def compiled_or_not(tiny: list[str], network: nn.Module, stop: StopRequest) -> E
     engine = Engine("cpu", 1, "fp32", True, True, "compiled")
     images = [torch.zeros(2, 3, 8, 8)]
     recipe = load_recipe("digits", tiny)
-    return prepare._compiled_if_it_agrees(recipe, network, engine, images, stop.check, stop.at_once)[0]
+    live = LiveSchedule(LiveValues(8, (), 0.0), ())
+    return prepare._compiled_if_it_agrees(recipe, network, engine, images, stop.check, stop.at_once, live)[0]
 
 
 def test_a_fault_of_the_network_itself_is_not_laid_at_the_compilers_door(tiny: list[str]) -> None:
@@ -123,3 +127,71 @@ def test_a_request_to_stop_during_compiling_is_no_failure_of_it(
     monkeypatch.setattr(prepare, "compile_network", lambda model: asked_meanwhile)
     with pytest.raises(Interrupted, match="asked to"):
         compiled_or_not(tiny, Small(), stop)
+
+
+class Second(World):
+    """The second of three processes."""
+
+    rank, size = 1, 3  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("train", "world", "counts"),
+    [
+        ({}, World(), [50]),
+        ({"drop_last": False, "batch_size": 40}, World(), [40, 30]),
+        ({"micro_batch": 20}, World(), [20, 10]),
+        ({}, Second(), [17]),
+        ({"drop_last": False, "batch_size": 40, "micro_batch": 8}, Second(), [8, 5, 2]),
+    ],
+)
+def test_the_shapes_that_are_compiled_beforehand_are_those_of_this_process(
+    train: dict[str, Any], world: World, counts: list[int], tiny: list[str]
+) -> None:
+    recipe = load_recipe("digits", [*tiny, *(f"train.{key}={value}" for key, value in train.items())])
+    splits = prepare.open_data(recipe, StopRequest())
+    plan = prepare.make_plan(prepare.with_measured_constants(recipe, splits), splits)
+    assert prepare.forward_counts(plan, world) == counts
+
+
+class Dropping(nn.Module):
+    """Batch norm, dropout that phases change, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), BlockDropout(0.1), nn.ReLU())
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images).mean((2, 3)))
+
+
+def test_nothing_is_compiled_once_a_run_trains(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = 0
+
+    def counting(graph: torch.fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+        found: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False, backend=counting)
+        return found
+
+    monkeypatch.setattr(prepare, "compile_network", compiled)
+    monkeypatch.setattr(torch._dynamo.config, "automatic_dynamic_shapes", False)
+    phases = "phases=[{from: 0.3dur, set: {model.dropout: 0.3}}, {from: 0.6dur, set: {model.dropout: 0.2}}]"
+    recipe = load_recipe(
+        "digits", [*tiny, "train.batch_size=40", "train.drop_last=false", phases, "optimizer.sam={rho: 0.05}"]
+    )
+    splits = prepare.open_data(recipe, StopRequest())
+    plan = prepare.make_plan(prepare.with_measured_constants(recipe, splits), splits)
+    engine = Engine("cpu", 1, "fp32", True, True, "compiled")
+    network = Dropping()
+    job, state = prepare.build_job(plan, engine, network, lambda: None)
+    assert [module.p for module in network.modules() if isinstance(module, BlockDropout)] == [0.1]
+    assert graphs == 2 * 3  # 40 and 30 images; dropout 0, 0.3 and 0.2
+    for _ in range(plan.clock.total_steps):
+        train_step(job, state)
+    assert state.step == plan.clock.total_steps == 8
+    assert graphs == 2 * 3

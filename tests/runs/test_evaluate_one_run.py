@@ -19,41 +19,19 @@ import groundup
 from groundup import augment
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
-from groundup.data import Splits, load_splits
-from groundup.evaluation import NEAR_DUPLICATE, calibration, fit_temperature, with_temperature
+from groundup.data import Splits
+from groundup.evaluation import calibration, fit_temperature, wilson, with_temperature
 from groundup.evaluation.corruptions import CORRUPTIONS, corrupt
+from groundup.models import forward_flops
 from groundup.recipe import load_recipe
-from groundup.runs.evaluate import EXTRA, Wanted, evaluate, evaluate_runs, json_of, text_of
-from groundup.runs.evaluation_file import Sections, fullest, without_input, write_sections
+from groundup.runs.evaluate import Wanted, evaluate, evaluate_runs, json_of, text_of
+from groundup.runs.evaluation_file import Sections, fullest, write_sections
 from groundup.runs.evaluation_page import page
 from groundup.runs.folder import RunFolder
 from groundup.runs.load import Classifier
+from groundup.runs.reports import SECTIONS
+from groundup.runs.reports.base import between
 from groundup.runs.train import Run
-
-
-@pytest.fixture(scope="module")
-def measured(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run about which everything is known."""
-    folder = Path(shutil.copytree(finished.folder, tmp_path_factory.mktemp("measured") / "tiny", symlinks=True))
-    evaluate(folder, sections=EXTRA)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def sections(measured: Path) -> dict[str, dict[str, dict[str, object]]]:
-    """Section -> split -> facts: what was measured on several inputs, here on one, is found under its split too."""
-    known = json.loads((measured / "evaluation.json").read_text())["sections"]
-    return {key: {without_input(view): facts for view, facts in views.items()} for key, views in known.items()}
-
-
-@pytest.fixture(scope="module")
-def classifier(finished: Run) -> Classifier:
-    return groundup.load(finished.folder)
-
-
-@pytest.fixture(scope="module")
-def splits(finished: Run) -> Splits:
-    return load_splits(load_recipe(str(finished.folder / "recipe.yaml")).data)
 
 
 def logits(classifier: Classifier, images: Tensor) -> Tensor:
@@ -165,52 +143,35 @@ def test_mistakes_are_the_wrong_answers_that_are_surest(sections: dict, classifi
         assert (row["said"], row["is"]) == (classifier.classes[said[place]], classifier.classes[labels[place]])
 
 
-def test_copies_in_train_are_found_and_left_out(sections: dict, copied: Path, splits: Splits) -> None:
-    test, train = splits.test, splits.train
-    assert test is not None
-    images = np.concatenate([train.images[train.indices], test.images[test.indices]])
-    labels = np.concatenate([train.labels, test.labels])
-    # The first 7 test images stand in train too, mirrored.
-    places = np.concatenate([np.arange(len(train)), len(train) + np.arange(len(test))])
-    images[len(train) : len(train) + 7] = images[:7, :, ::-1]
-    labels[len(train) : len(train) + 7] = labels[:7]
-    from groundup.data import ImageSet
-
-    own = Splits(
-        ImageSet(images, labels[: len(train)], places[: len(train)]),
-        splits.validation,
-        ImageSet(images, labels[len(train) :], places[len(train) :]),
-        splits.classes,
-        splits.image_size,
-        splits.fingerprint,
-    )
-    evaluate(copied, sections=["duplicates"], data=own)
-    found = json.loads((copied / "evaluation.json").read_text())["sections"]["duplicates"]["test"]
-    assert found["train_images"] == len(train)
-    exact = [pair for pair in found["pairs"] if pair["distance"] == 0]
-    # A mirrored digit lies elsewhere in feature space: some of the seven may be missed, none may be invented.
-    assert {(pair["image"], pair["train_image"]) for pair in exact} <= {(place, place) for place in range(7)}
-    assert all(pair["distance"] <= NEAR_DUPLICATE for pair in found["pairs"])
-    parts = found["accuracies"]
-    assert parts["without near-duplicates"]["images"] + found["found"] == parts["all images"]["images"] == len(test)
+def test_chosen_images_are_answered_and_looked_into(copied: Path, classifier: Classifier, splits: Splits) -> None:
+    (report,) = evaluate_runs([copied], Wanted(images=(17, 3, 17)), StopRequest())
+    ((view, found),) = report.sections["chosen"].items()
+    assert view == "test: images 17, 3"
+    images, labels = whole(splits, "test")
+    sure, said = logits(classifier, images).softmax(1).max(1)
+    for row, place in zip(found["shown"], (17, 3), strict=True):
+        assert row["image"] == place
+        assert (row["said"], row["is"]) == (classifier.classes[said[place]], classifier.classes[labels[place]])
+        assert row["confidence"] == pytest.approx(float(sure[place]), abs=1e-5)
+    assert found["grad_cam"] is True
+    (picture,) = found["pictures"]
+    assert (copied / picture).is_file()
+    evaluate_runs([copied], Wanted(images=(4,)), StopRequest())
+    kept = json.loads((copied / "evaluation.json").read_text())["sections"]["chosen"]
+    assert list(kept) == ["test: images 17, 3", "test: images 4"]
+    assert (copied / "evaluation.html").read_text().count("<h2>Chosen images") == 2
+    with pytest.raises(UsageError, match=f"--image {len(labels)}: the test split has images 0 to {len(labels) - 1}"):
+        evaluate_runs([copied], Wanted(images=(len(labels),)), StopRequest())
 
 
-def test_the_search_for_duplicates_tells_how_far_it_is_and_sees_every_image_once(copied: Path) -> None:
-    from groundup.runs.evaluate import _open
-    from groundup.runs.reports import duplicates
-    from groundup.runs.trained import open_trained
-
-    told: list[str] = []
-    subject = _open(open_trained(copied), Wanted(sections=("duplicates",)), StopRequest(), told.append)
-    subject.recipe = subject.recipe.model_copy(
-        update={"evaluate": subject.recipe.evaluate.model_copy(update={"batch_size": 20})}
-    )
-    seen: list[int] = []
-    subject.model.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    duplicates._partners(subject)
-    assert sum(seen) == len(subject.part()) + len(subject.part("train"))
-    assert [line for line in told if "training images" in line][-1].endswith("features of 150 of 150 training images")
-    assert 5 <= len(told) <= 10
+def test_confusions_of_superclasses_are_shown_the_most_frequent_first(sections: dict) -> None:
+    found = sections["accuracy"]["test"]
+    rows = [{"superclass": name, "right": 1, "within": 0, "outside": 0, "images": 9} for name in ("a", "b", "c")]
+    coarse = {"superclass_accuracy": 0.5, "superclass_interval": [0.4, 0.6], "per_superclass": rows}
+    shown = SECTIONS["accuracy"].show({**found, **coarse, "superclass_confusion": [[9, 2, 0], [0, 9, 0], [7, 0, 9]]})
+    (table,) = [table for table in shown.tables if table.folded == "Most frequent confusions of superclasses"]
+    assert table.rows == [["c", "a", "7"], ["a", "b", "2"]]
+    assert not any("superclasses" in table.folded for table in SECTIONS["accuracy"].show(found).tables)
 
 
 def test_the_page_needs_nothing_else_and_its_pictures_decode(measured: Path) -> None:
@@ -263,6 +224,19 @@ def test_a_later_evaluation_adds_to_the_file_and_other_weights_begin_anew(copied
     (copied / "evaluation.json").unlink(missing_ok=True)
     evaluate(copied, tta="flip")
     evaluate(copied, sections=["calibration"])
+    facts = json.loads((copied / "evaluation.json").read_text())["sections"]["accuracy"]
+    one = forward_flops(groundup.load(copied).model, 8)
+    assert [facts[view]["cost"] for view in ("test", "test-flip")] == [
+        {"forward_passes": 1, "flop": one},
+        {"forward_passes": 2, "flop": 2 * one},
+    ]
+    said = f"; 2 forward passes, {2 * one / 1e9:.3g} GFLOP per image"
+    assert said in (copied / "evaluation.html").read_text()
+    assert (
+        f"- with flip test-time augmentation: top-1 {facts['test-flip']['top1']:.2%} (95% interval"
+        in (copied / "README.md").read_text()
+    )
+    assert said in (copied / "README.md").read_text()
     known = json.loads((copied / "evaluation.json").read_text())
     assert set(known["sections"]["accuracy"]) == {"test", "test-flip"}
     assert set(known["sections"]["calibration"]) == {"test"}
@@ -281,6 +255,49 @@ def test_without_a_validation_split_the_report_says_where_a_temperature_comes_fr
     assert json_of([report])["calibration"]["temperature"] is None
     assert set(json_of([report])["generalisation"]["accuracies"]) == {"train", "test"}
     assert report.sections["generalisation"]["test"]["selection"] is None
+
+
+def test_top_5_the_classes_and_their_mean_have_intervals_on_terminal_page_and_card(
+    measured: Path, sections: dict, finished: Run
+) -> None:
+    found = sections["accuracy"]["test"]
+    images = found["images"]
+    assert (
+        found["top5_interval"]
+        == list(wilson(round(found["top5"] * images), images))
+        == finished.summary["top5_interval"]
+    )
+    low, high = found["macro_interval"]
+    assert low < found["macro_accuracy"] < high
+    shown = SECTIONS["accuracy"].show(found)
+    assert all(row[2] for row in shown.tables[0].rows)
+    (every,) = (table for table in shown.tables if table.folded.startswith("Every class"))
+    assert every.head[2] == "95% interval"
+    assert every.rows[0][2] == between(
+        wilson(
+            round(found["per_class"][0]["recall"] * found["per_class"][0]["images"]), found["per_class"][0]["images"]
+        ),
+        1,
+    )
+    card = (measured / "README.md").read_text()
+    assert f"(macro) {found['macro_accuracy']:.2%} (95% interval {low:.2%} to {high:.2%})" in card
+    assert f"| top-5 | {found['top5']:.2%} (95% interval " in card
+    before = {key: value for key, value in found.items() if key not in ("top5_interval", "macro_interval")}
+    assert SECTIONS["accuracy"].show(before).tables[0].rows[1][2] == ""
+
+
+def test_an_ece_stands_beside_what_chance_gives_and_one_of_an_older_file_stands_alone(sections: dict) -> None:
+    found = sections["calibration"]["test"]
+    assert found["intervals"].keys() == {"nll", "brier"}
+    chance = found["by_chance"]["ece_equal_mass"]
+    assert 0 < chance["low"] < chance["mean"] < chance["high"] < 1
+    shown = SECTIONS["calibration"].show(found)
+    assert shown.tables[1].rows[0][2] == f"{chance['mean']:.2%} ({chance['low']:.2%} to {chance['high']:.2%})"
+    assert shown.tables[1].rows[0][4] != shown.tables[1].rows[0][2]
+    older = {key: value for key, value in found.items() if not key.startswith("by_chance")}
+    older["intervals"] = found["intervals"] | {"ece_equal_mass": [0.0, 0.5]}
+    assert SECTIONS["calibration"].show(older).tables[1].rows[0][2] == ""
+    assert not any(line.startswith("by chance") for line in SECTIONS["calibration"].show(older).lines)
 
 
 def test_an_interrupted_evaluation_leaves_what_was_known(copied: Path) -> None:

@@ -11,8 +11,10 @@ import groundup
 from groundup.basis.errors import UsageError
 from groundup.basis.interruption import StopRequest
 from groundup.evaluation import compare_groups, compare_runs, ensemble
+from groundup.models import forward_flops
+from groundup.recipe import load_recipe
 from groundup.runs.evaluate import Wanted, evaluate_runs, json_of, text_of
-from groundup.runs.reports.comparison import short_names
+from groundup.runs.reports.comparison import Member, compare, short_names, show
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +47,12 @@ def labels(folder: Path) -> torch.Tensor:
     return _test(folder).labels_on("cpu")
 
 
+def flop(folder: Path) -> int:
+    return forward_flops(groundup.load(folder).model, 8)
+
+
 def _test(folder: Path):  # type: ignore[no-untyped-def]
     from groundup.data import load_splits
-    from groundup.recipe import load_recipe
 
     return load_splits(load_recipe(str(folder / "recipe.yaml")).data).test
 
@@ -72,7 +77,10 @@ def test_runs_are_compared_on_the_same_images_and_seeds_are_grouped(runs: list[P
     assert found["ensemble"]["forward_passes"] == 4
     said = "\n".join(text_of(reports))
     assert "short-1 against longer-1:" in said
-    assert "4 forward passes per image" in said
+    assert f"4 forward passes, {4 * flop(runs[0]) / 1e9:.3g} GFLOP per image" in said
+    assert "longer-1 are called digits, but are no seeds of one recipe: train.epochs: 1.0 there, 3.0 here" in said
+    card = (runs[0] / "README.md").read_text()
+    assert f"- ensemble of 4 (short-1, short-2, longer-1, longer-2): top-1 {found['ensemble']['top1']:.2%} (95%" in card
     for folder in runs:
         known = json.loads((folder / "evaluation.json").read_text())["sections"]
         assert found in known["comparison"].values()
@@ -101,7 +109,57 @@ def test_comparisons_with_other_runs_are_kept_beside_each_other(runs: list[Path]
 def test_the_cost_of_an_ensemble_counts_its_test_time_augmentation(runs: list[Path]) -> None:
     found = json_of(evaluate_runs(runs[:2], Wanted(tta="translate", ensemble=True), StopRequest()))["comparison"]
     assert found["ensemble"]["forward_passes"] == 6
+    assert found["ensemble"]["flop"] == 6 * flop(runs[0])
+    assert [run["flop"] for run in found["runs"]] == [3 * flop(run) for run in runs[:2]]
     assert found["group_pairs"] == []
+
+
+def member(name: str, overrides: list[str], flop: int = 1) -> Member:
+    """A run of digits that is right about the first of two images."""
+    scores = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    return Member(name, load_recipe("digits", overrides), scores, torch.tensor([0, 1]), "none", flop)
+
+
+def test_members_of_unlike_networks_cost_what_each_costs() -> None:
+    found = compare([member("a", [], 10**9), member("b", ["seed=1"], 5 * 10**9)], asked_together=True)
+    assert found["ensemble"]["flop"] == 6 * 10**9
+    said = show(found)
+    assert [row[-1] for row in said.tables[0].rows] == ["1", "5", "6"]
+    assert "2 forward passes, 6 GFLOP per image" in said.lines[-1]
+
+
+def test_seeds_from_other_machines_and_places_are_one_group() -> None:
+    measured = "augment.normalize={mean: [0.3, 0.3, 0.3], std: [0.37, 0.37, 0.37]}"
+    close = "augment.normalize={mean: [0.301, 0.3, 0.3], std: [0.37, 0.371, 0.37]}"
+    there = [
+        "seed=1",
+        "name=elsewhere",
+        "train.device=cpu",
+        "train.threads=2",
+        "data.cache=none",
+        "data.workers=1",
+        close,
+    ]
+    found = compare([member("a", [measured]), member("b", there)], asked_together=False)
+    assert [group["seeds"] for group in found["groups"]] == [[0, 1]]
+    assert found["apart"] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("train.epochs=3", "train.epochs"),
+        ("data.validation=0.2", "data.validation"),
+        ("augment.normalize={mean: [0.4, 0.3, 0.3], std: [0.37, 0.37, 0.37]}", "augment.normalize.mean"),
+    ],
+)
+def test_runs_of_one_name_that_differ_are_no_group_and_it_is_said_why(override: str, key: str) -> None:
+    measured = "augment.normalize={mean: [0.3, 0.3, 0.3], std: [0.37, 0.37, 0.37]}"
+    found = compare([member("a", [measured]), member("b", [measured, override, "seed=1"])], asked_together=False)
+    assert found["groups"] == []
+    (line,) = [line for line in show(found).lines if "no seeds of one recipe" in line]
+    assert line.startswith("a and b are called digits, but are no seeds of one recipe: ")
+    assert f"{key}: " in line
 
 
 def test_runs_on_different_data_are_refused_before_anything_is_measured(

@@ -1,5 +1,6 @@
 """The page on interruptible machines: its manifest is YAML, its script is one that a shell runs as the page says."""
 
+import configparser
 import os
 import re
 import shutil
@@ -61,3 +62,12 @@ def test_the_script_trains_only_where_the_mirror_has_no_run_and_hands_signals_on
     lines = log.read_text().splitlines()
     assert all(line.startswith(start) for line, start in zip(lines, asked, strict=False))
     assert lines[len(asked) :] == (["checkpoint"] if ends_with == 143 else [])
+
+
+def test_the_service_of_a_cloud_machine_says_where_it_works_and_where_groundup_is_found() -> None:
+    (unit,) = re.findall(r"```ini\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    service = configparser.ConfigParser(interpolation=None)
+    service.optionxform = str  # type: ignore[assignment, method-assign]
+    service.read_string(unit)
+    assert service["Service"]["WorkingDirectory"] == "/scratch"
+    assert service["Service"]["Environment"].startswith("PATH=/opt/venv/bin:")

@@ -14,8 +14,16 @@ from groundup.runs.launch import NOTICE, Slurm, slurm_script
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
-# What a cluster has: srun starts the command, scontrol notes what it is asked, groundup works until it is told to stop.
-SRUN = '#!/bin/bash\necho "srun $*" >> "$LOG"\nexec "$@"\n'
+# What a cluster has: srun starts the command as a step and kills it when it is signalled itself, scancel signals the step, scontrol
+# notes what it is asked, groundup works until it is told to stop.
+SRUN = """#!/bin/bash
+echo "srun $*" >> "$LOG"
+"$@" & step=$!
+echo "$step" > step
+trap 'kill -KILL "$step"' TERM HUP QUIT
+while true; do wait "$step"; status=$?; kill -0 "$step" 2>/dev/null || exit "$status"; done
+"""
+SCANCEL = '#!/bin/bash\necho "scancel $*" >> "$LOG"\nkill -TERM "$(cat step)"\n'
 SCONTROL = '#!/bin/bash\n[ "$1" = show ] && { printf "node7\\nnode8\\n"; exit; }\necho "scontrol $*" >> "$LOG"\n'
 WORK = """#!/bin/bash
 while [ "$1" != groundup ]; do shift; done
@@ -23,14 +31,21 @@ echo "groundup ${*:2}" >> "$LOG"
 run="${*: -1}"
 mkdir -p "$run"; echo recipe > "$run/recipe.yaml"
 [ "$2" = resume ] && { echo done > "$run/summary.json"; exit 0; }
-trap 'sleep 0.3; echo checkpoint >> "$LOG"; exit 143' TERM
+save() { mkdir -p "$run/checkpoints"; ln -sfn "step-$RANDOM" "$run/checkpoints/last"; echo checkpoint >> "$LOG"; }
+trap 'sleep 0.3; [ -e decoding ] || save; exit 143' TERM
 for i in $(seq 200); do sleep 0.05; done
 """
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Path:
-    for name, text in {"srun": SRUN, "scontrol": SCONTROL, "python": WORK, "torchrun": WORK}.items():
+    for name, text in {
+        "srun": SRUN,
+        "scancel": SCANCEL,
+        "scontrol": SCONTROL,
+        "python": WORK,
+        "torchrun": WORK,
+    }.items():
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
@@ -43,7 +58,8 @@ def start(cluster: Path, script: str) -> "subprocess.Popen[str]":
     slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_NUM_NODES": "2"}
     environment = {**os.environ, "PATH": path, "LOG": str(cluster / "log"), **slurm}
     (cluster / "script").write_text(script)
-    return subprocess.Popen(["bash", "script"], cwd=cluster, env=environment, text=True)
+    command = ["bash", "-c", "exec bash script 2> said"]
+    return subprocess.Popen(command, cwd=cluster, env=environment, text=True)
 
 
 def log(cluster: Path) -> list[str]:
@@ -92,7 +108,7 @@ def test_at_the_time_limit_the_run_saves_the_job_is_requeued_and_the_next_turn_r
     wait_for(cluster, "groundup train")
     turn.send_signal(signal.SIGUSR1)
     assert turn.wait(20) == 143
-    assert log(cluster)[-2:] == ["checkpoint", "scontrol requeue 4711"], "the checkpoint is waited for"
+    assert log(cluster)[-3:] == ["scancel --signal=TERM 4711", "checkpoint", "scontrol requeue 4711"]
     assert "groundup train digits train.epochs=3 --run-folder runs/digits-4711" in log(cluster)
     assert start(cluster, script).wait(20) == 0
     assert log(cluster)[-1] == "groundup resume runs/digits-4711"
@@ -104,24 +120,41 @@ def test_a_job_that_is_taken_away_saves_and_leaves_the_queue_to_slurm(cluster: P
     turn = start(cluster, slurm_script("digits", [], Slurm()))
     wait_for(cluster, "groundup train")
     turn.send_signal(signal.SIGTERM)
+    time.sleep(0.2)  # the script has only to wait: SLURM tells the steps
+    os.kill(int((cluster / "step").read_text()), signal.SIGTERM)
     assert turn.wait(20) == 143
     assert log(cluster)[-1] == "checkpoint"
-    assert not any("requeue" in line for line in log(cluster))
+    assert not any("requeue" in line or "scancel" in line for line in log(cluster))
 
 
-@pytest.mark.parametrize("bad", ["", "0m", "00:00:00", "soon", "4h30"])
+def test_a_turn_that_reached_no_checkpoint_is_not_requeued(cluster: Path) -> None:
+    (cluster / "decoding").touch()
+    script = slurm_script("digits", [], Slurm())
+    turn = start(cluster, script)
+    wait_for(cluster, "groundup train")
+    turn.send_signal(signal.SIGUSR1)
+    assert turn.wait(20) == 143
+    assert (cluster / "said").read_text() == (
+        "runs/digits-4711: no new checkpoint in this turn, so the job is not requeued; it needs a longer --time\n"
+    )
+    assert log(cluster)[-1] == "scancel --signal=TERM 4711"
+
+
+@pytest.mark.parametrize("bad", ["", "soon", "4h30"])
 def test_a_time_limit_that_slurm_would_misread_is_refused(bad: str) -> None:
     with pytest.raises(UsageError, match="--time"):
         Slurm(time=bad)
 
 
+@pytest.mark.parametrize("short", ["0m", "1m", "3m", "3", "00:00:00", "00:03:00", "0-0"])
+def test_a_time_limit_that_leaves_no_time_to_train_is_refused(short: str) -> None:
+    with pytest.raises(UsageError, match="has no time to train: it is told to end up to 180 s before its limit"):
+        Slurm(time=short)
+
+
 def test_times_and_options_are_written_as_slurm_reads_them() -> None:
-    assert [Slurm(time=text).limit() for text in ("2d", "25h", "1-12:00:00", "90")] == [
-        "2-00:00:00",
-        "1-01:00:00",
-        "1-12:00:00",
-        "90",
-    ]
+    written = ("2d", "25h", "4m", "1-12:00:00", "90", "1-0", "00:03:01", "4")
+    assert [Slurm(time=text).limit() for text in written] == ["2-00:00:00", "1-01:00:00", "0-00:04:00", *written[3:]]
     with pytest.raises(UsageError, match="--sbatch"):
         Slurm(extra=["-p gpu\nrm -rf x"])
 

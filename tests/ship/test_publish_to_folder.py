@@ -343,6 +343,20 @@ def test_an_evaluation_of_other_weights_makes_way_with_a_note(run: Run, place: P
     assert read_sections(RunFolder(place)).keys() == {"accuracy"}
 
 
+def test_an_evaluation_there_that_cannot_be_shown_is_left_out_with_a_note(
+    run: Run, place: Path, tmp_path: Path
+) -> None:
+    from groundup.runs.evaluate import evaluate
+
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
+    evaluate(copy)
+    known = json.loads((copy / "evaluation.json").read_text())
+    _edited_json("evaluation.json", **known | {"sections": {"corruptions": {"test": {}}}})(place)
+    done = groundup.publish(copy, to=place)
+    assert done.notes == ("evaluation.json: what it said of corruptions ('test') could not be read, and is left out",)
+    assert read_sections(RunFolder(place)).keys() == {"accuracy"}
+
+
 # --- files from strangers -----------------------------------------------------------------------------------------------------
 
 

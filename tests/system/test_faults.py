@@ -1,4 +1,5 @@
-"""The fault table, `bench/faults.py`: in short. A row counts when every run came to the result of the run that was left alone.
+"""The fault table, `bench/faults.py`: in short. A row counts when every run came to the result of the run that was left alone, and
+showed what it had to.
 
 Kills, signals, a full disk and a damaged checkpoint have quick tests of their own beside this file.
 """
@@ -6,6 +7,7 @@ Kills, signals, a full disk and a damaged checkpoint have quick tests of their o
 import importlib.util
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,8 +29,26 @@ def faults() -> ModuleType:
     return module
 
 
-def assert_nothing_lost(row: dict[str, Any]) -> None:
-    assert row["runs"] == row["finished"] == row["identical"], row["each"]
+@pytest.mark.parametrize(
+    ("run", "is_sound"),
+    [
+        ({}, True),
+        ({"said_so": True, "named": True}, True),
+        *[
+            ({flag: False}, False)
+            for flag in ("finished", "identical", "steps_went_on", "noticed", "said_so", "refused")
+        ],
+        ({"refused": True, "named": False}, False),
+    ],
+)
+def test_a_row_is_sound_only_if_its_runs_showed_what_they_had_to(
+    faults: ModuleType, tmp_path: Path, run: dict[str, bool], is_sound: bool
+) -> None:
+    class OneRun(faults.Table):  # type: ignore[name-defined]
+        def disk(self, times: int) -> Iterator[dict[str, Any]]:
+            yield {"faults": 1, "finished": True, "identical": True, **run}
+
+    assert faults.sound(OneRun(tmp_path, random.Random(0)).row("disk", 1)) == is_sound
 
 
 def test_a_lost_machine_after_an_outage_of_the_mirror_goes_on_from_the_mirror(
@@ -38,9 +58,7 @@ def test_a_lost_machine_after_an_outage_of_the_mirror_goes_on_from_the_mirror(
         monkeypatch.setenv(name, "")  # put back afterwards
     row = faults.Table(tmp_path, random.Random(0), epochs=4).row("outage", 1)
     assert row["each"][0]["machine_lost"]
-    assert row["each"][0]["steps_went_on"]
-    assert row["each"][0]["noticed"]
-    assert_nothing_lost(row)
+    assert faults.sound(row), row["each"]
     said = "".join(file.read_text() for file in tmp_path.glob("*-outage/stderr"))
     assert "the run goes on, the upload is tried again" in said
     secret = faults.outages.CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
@@ -50,6 +68,8 @@ def test_a_lost_machine_after_an_outage_of_the_mirror_goes_on_from_the_mirror(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("name", ["kill", "stop", "damage", "disk", "shard"])
-def test_each_fault_once(faults: ModuleType, tmp_path: Path, name: str) -> None:
-    assert_nothing_lost(faults.Table(tmp_path, random.Random(0)).row(name, 1))
+def test_each_fault_once(faults: ModuleType, tmp_path: Path, name: str, ranks: int) -> None:
+    row = faults.Table(tmp_path, random.Random(0), ranks).row(name, 1)
+    assert faults.sound(row), row["each"]

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,21 +34,27 @@ class Torchrun:
         self.folder, self._environment = folder, {**environment, "OMP_NUM_THREADS": "1"}
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
-        with open(self.folder / "said", "wb") as said:
+    def start(
+        self,
+        *arguments: str,
+        options: tuple[str, ...] = (),
+        machine: tuple[str, ...] = ("--standalone", "--nproc-per-node", "2"),
+        said: str = "said",
+    ) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "torch.distributed.run", *machine, *options]
+        with open(self.folder / said, "wb") as written:
             process = subprocess.Popen(
                 [*command, "-m", "groundup", *arguments],
                 cwd=self.folder,
                 env=self._environment,
-                stdout=said,
+                stdout=written,
                 stderr=subprocess.STDOUT,
             )
         self._started.append(process)
         return process
 
-    def said(self) -> str:
-        return (self.folder / "said").read_text()
+    def said(self, said: str = "said") -> str:
+        return (self.folder / said).read_text()
 
     def run(self, *arguments: str, options: tuple[str, ...] = ()) -> str:
         process = self.start(*arguments, options=options)
@@ -163,3 +170,37 @@ def test_another_job_does_not_train_into_the_folder_and_a_mistake_is_told_once(t
     process.wait(timeout=150)
     assert process.returncode != 0
     assert torchrun.said().count("exists already, and a run is never overwritten") == 1
+
+
+@pytest.mark.slow
+def test_a_machine_that_vanishes_leaves_the_run_to_the_other_which_goes_on_alone(
+    groundup: Any, watch: Any, tmp_path: Path
+) -> None:
+    """Two torchruns that have met, as on two machines; the second is killed with its process, and nobody says goodbye."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    torchrun = Torchrun(tmp_path, {**groundup.environment(), "GLOO_SOCKET_IFNAME": "lo"})
+    machine = ("--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-id", "two-machines")
+    machine += ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-conf", "last_call_timeout=20")
+    run = watch(tmp_path / "runs" / "digits-001")
+    try:
+        first = torchrun.start("train", *RUN, machine=machine, said="first")
+        end = time.monotonic() + 100
+        while not any(c.status == "LISTEN" and c.laddr.port == port for c in psutil.net_connections("tcp")):
+            assert time.monotonic() < end, torchrun.said("first")
+            time.sleep(0.1)
+        second = torchrun.start("train", *RUN, machine=machine, said="second")
+        torchrun.wait(lambda: run.step() >= 3, first)
+        for process in (second, *psutil.Process(second.pid).children()):
+            process.send_signal(signal.SIGKILL)
+        first.wait(timeout=250)
+        said = torchrun.said("first") + torchrun.said("second")
+        assert first.returncode == 0, said
+    finally:
+        torchrun.close()
+    assert "2 processes (gloo)" in said
+    assert "2 processes trained the run; 1 go on" in said
+    assert os.listdir(tmp_path / "runs") == ["digits-001"]
+    assert run.step() == LAST
+    assert [line["step"] for line in run.metrics()] == [6, 12, 18, 24]

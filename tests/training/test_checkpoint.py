@@ -1,6 +1,7 @@
 """Checkpoints are whole or not there, know when they are damaged, and never run code."""
 
 import contextlib
+import errno
 import json
 import os
 import pickle
@@ -263,6 +264,26 @@ for step, limit in ((2, 20_000), (3, 60_000), (4, 50)):
     except CheckpointError as error:
         print(error.message, "|", error.hint)
 """
+
+
+def test_a_link_that_a_full_disk_refuses_leaves_a_whole_checkpoint_and_is_made_with_the_next(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, 1, best=1)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "symlink", full)
+        with pytest.raises(
+            CheckpointError, match=r"step-0000002: the checkpoint is whole, but the links .*: No space left on device"
+        ):
+            save(store, 2, best=2)
+    assert store.newest_whole(print) == store.folder / "step-0000002", "the run goes on from it"
+    save(store, 3, best=2)
+    assert os.readlink(store.folder / "last") == "step-0000003"
+    assert os.readlink(store.folder / "best") == "step-0000002"
 
 
 def test_on_a_full_disk_the_older_checkpoint_stays_and_nothing_half_written(tmp_path: Path) -> None:

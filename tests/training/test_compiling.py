@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from groundup.basis.errors import GroundupError
 from groundup.basis.seeding import generator
-from groundup.training import Engine, check_agreement, compile_network
+from groundup.training import Engine, check_agreement, compile_network, warm_up
 from groundup.training.compiling import disagreement
 
 FP32 = Engine("cpu", 1, "fp32", True, True, "a test")
@@ -111,3 +111,21 @@ def test_a_really_compiled_network_agrees_and_shares_its_weights(images: Tensor)
     with torch.no_grad():
         model[1].weight.mul_(2)  # type: ignore[operator, union-attr]
     torch.testing.assert_close(compiled(images), model(images))
+
+
+def test_a_warm_up_compiles_the_dropout_in_force_and_leaves_no_trace(model: nn.Module, images: Tensor) -> None:
+    seen = []
+
+    def compiled(x: Tensor) -> Tensor:
+        seen.append([module.p for module in model.modules() if isinstance(module, nn.Dropout)])
+        result: Tensor = model(x)
+        return result
+
+    before, drawn = deepcopy(model.state_dict()), torch.random.get_rng_state()
+    warm_up(model, compiled, images, FP32, None)
+    assert seen == [[0.5]]
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    without = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    warm_up(without, lambda x: pytest.fail("there is no dropout to compile"), images, FP32, None)

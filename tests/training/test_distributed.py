@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,7 +22,16 @@ from groundup.basis.errors import UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.runs.prepare import build_job, build_network, make_plan
 from groundup.runs.unchanged import engine_of_all
-from groundup.training import TrainSettings, World, check_equal_parts, choose_engine, job_id, share_of, together
+from groundup.training import (
+    TrainSettings,
+    World,
+    check_equal_parts,
+    choose_engine,
+    hardware_for,
+    job_id,
+    share_of,
+    together,
+)
 from groundup.training.distributed import TorchrunWorld
 
 SCRIPT = Path(__file__).with_name("together.py")
@@ -81,11 +91,41 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[s
     return lambda name: torch.load(folder / f"{name}.pt", weights_only=True)
 
 
+@pytest.fixture(scope="module")
+def begun_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that two processes began and were told to stop."""
+    folder = tmp_path_factory.mktemp("two")
+    ended = finished(start(2, SCRIPT, folder, "stop"))
+    assert [status for status, _ in ended] == [0, 0], "\n".join(words for _, words in ended)
+    return folder
+
+
 @pytest.mark.parametrize("name", ["odd batches", "mixing and accumulation", "sam and small parts"])
 def test_three_processes_make_the_run_of_one(
     name: str, outcomes: Any, alone: ModuleType, lab: Any, tmp_path: Path
 ) -> None:
-    expected, got = alone.outcome(lab, alone.RUNS[name], World(), tmp_path), outcomes(name)
+    assert_same_run(outcomes(name), alone.outcome(lab, alone.RUNS[name], World(), tmp_path))
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_what_two_processes_began_one_or_four_go_on_with_on_the_same_curve(
+    processes: int, begun_by_two: Path, alone: ModuleType, lab: Any, tmp_path: Path
+) -> None:
+    whole = alone.outcome(lab, alone.ELASTIC, World(), tmp_path / "whole")
+    shutil.copytree(begun_by_two, place := tmp_path / "cut", symlinks=True)
+    begun = torch.load(begun_by_two / "part.pt", weights_only=True)
+    assert (begun["stopped"], begun["numbers"]["step"], whole["numbers"]["step"]) == ("SIGTERM", 6, 12)
+    if processes == 1:
+        got = alone.outcome(lab, alone.ELASTIC, World(), place)
+    else:
+        ended = finished(start(processes, SCRIPT, place, "resume"))
+        assert [status for status, _ in ended] == [0] * processes, "\n".join(words for _, words in ended)
+        got = torch.load(place / "part.pt", weights_only=True)
+    assert_same_run(got, whole)
+
+
+def assert_same_run(got: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Within 1e-5, counts exactly."""
     assert got["the same everywhere"]
     for part in ("weights", "average"):
         torch.testing.assert_close(got[part], expected[part], atol=1e-5, rtol=1e-5)
@@ -314,6 +354,16 @@ def test_cores_are_shared_among_the_processes_of_a_machine(four: World, monkeypa
     assert (engine.threads, engine.processes, engine.backend) == (2, 4, "gloo")
     assert choose_engine(settings, 100).threads == 9
     assert choose_engine(settings.model_copy(update={"threads": 3}), 100, four).threads == 3
+
+
+def test_a_batch_that_is_to_be_found_is_refused_of_several_processes_before_any_data_is_read(four: World) -> None:
+    settings = TrainSettings(epochs=1, batch_size="auto", device="cpu")
+    with pytest.raises(
+        UsageError, match=r"train\.batch_size=auto: finds what fits one process, and 4 share a batch"
+    ) as refused:
+        hardware_for(settings, four)
+    assert "train.batch_size=256" in str(refused.value.hint)
+    assert hardware_for(settings, World())[0].type == "cpu"
 
 
 def test_synchronised_batch_norm_is_refused_on_a_cpu_and_where_processes_would_wait_for_ever(four: World) -> None:

@@ -77,7 +77,7 @@ def test_an_accelerator_that_is_not_there_is_refused_with_a_way_out(device: str)
 
 def test_compiling_is_left_out_on_a_cpu_unless_asked_for() -> None:
     engine = choose(device="cpu", total_steps=10**6)
-    assert (engine.compiled, "compiling does not pay on cpu" in engine.why) == (False, True)
+    assert (engine.compiled, "compiling is not shown to pay on cpu" in engine.why) == (False, True)
     assert choose(device="cpu", compile="always").compiled
 
 

@@ -1,7 +1,8 @@
 """The training loop: accumulation, clipping, gradients that are not finite, divergence, what it counts and reports."""
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup.augment import normalize
-from groundup.tracking import Trackers
+from groundup.tracking import Tracker, Trackers
 from groundup.training import NonFiniteLoss, train, train_step
 from groundup.training.loop import label_weight, parts
 
@@ -300,3 +301,23 @@ def test_a_long_run_on_a_cpu_leaves_nothing_behind_in_torch(lab: Any) -> None:
     for _ in range(5):
         train_step(job, state)
     assert len(torch.cuda._queued_calls) == before
+
+
+def test_the_speed_of_a_step_leaves_evaluations_and_checkpoints_out(lab: Any, tmp_path: Path) -> None:
+    job, state = lab.build({"train": {"epochs": 1.5}, "evaluate": {"every": "3step"}})
+    pause = 2.0
+
+    def slow(model: nn.Module) -> dict[str, float]:
+        time.sleep(pause if state.step == 3 else 0)
+        return {"validation_loss": 1.0, "validation_top1": 0.5}
+
+    said: list[dict[str, Any]] = []
+
+    class Speeds(Tracker):
+        def step(self, record: Mapping[str, Any]) -> None:
+            said.append(dict(record))
+
+    train(replace(job, evaluate=slow), state, lab.store(tmp_path), Trackers([Speeds()]), lab.no_stop())
+    speeds = {line["step"]: line["images_per_second"] for line in said if "images_per_second" in line}
+    assert list(speeds) == [2, 3, 4, 5, 6]
+    assert speeds[4] > 32 / pause  # else the pause is in it

@@ -1,11 +1,14 @@
 """The sample order is a function of seed and step: each image once per epoch, or classes equally often."""
 
+from typing import Any
+
 import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
 from groundup.basis.errors import UsageError
+from groundup.data import epoch_order
 from groundup.training import SampleOrder
 
 LABELS = torch.arange(103) % 10
@@ -97,3 +100,18 @@ def test_the_batch_that_is_proposed_instead_is_one_that_batch_norm_can_use(image
     with pytest.raises(UsageError) as caught:
         order(labels=torch.zeros(images, dtype=torch.long), batch_size=128)
     assert caught.value.hint == f"set train.batch_size={proposed}"
+
+
+def test_orders_are_drawn_once_though_the_next_epoch_is_asked_for_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def watched(seed: int, number: int, *rest: Any) -> Tensor:
+        drawn.append(number)
+        return epoch_order(seed, number, *rest)
+
+    monkeypatch.setattr("groundup.training.order.epoch_order", watched)
+    both = order()
+    for step in range(20):
+        both.at(step + 4)
+        both.at(step)
+    assert drawn == [0, 1, 2]

@@ -1,7 +1,8 @@
 """Runs of some steps that one or several processes make together; `test_distributed.py` compares their outcomes.
 
 As a script, `together.py FOLDER`, it makes every run of `RUNS` with the processes that the environment names, and saves them in
-FOLDER. Imported, `outcome` makes one in this process alone.
+FOLDER. `together.py FOLDER stop` begins `ELASTIC` there and stops, `together.py FOLDER resume` goes on with it. Imported, `outcome`
+makes a run in this process alone.
 """
 
 import importlib.util
@@ -42,6 +43,13 @@ RUNS: dict[str, dict[str, Any]] = {
         "schedule": {"name": "one_cycle", "max_lr": 0.002},
         "average": {"name": "swa", "start": "0.3dur", "every": "1step"},
     },
+}
+# 12 steps, stopped after the sixth for others to go on with.
+ELASTIC = {
+    "train": {"batch_size": 13, "drop_last": False, "epochs": 1, "clip_norm": 1.0},
+    "augment": {"policy": [{"name": "pad_crop", "pad": 1}, {"name": "flip"}]},
+    "mix": _MIX,
+    "average": {"name": "ema", "horizon": "3step"},
 }
 
 
@@ -133,6 +141,17 @@ def outcome(
     }
 
 
+def part(folder: Path, stop_after: int | None) -> None:
+    """Begin the run `ELASTIC` in `folder` and stop it, or go on with it."""
+    lab = laboratory()
+    with together() as world:
+        world.start(torch.device("cpu"), 60)
+        place = folder if world.is_main else folder / f"rank {world.rank}"
+        result = outcome(lab, ELASTIC, world, place, stop_after=stop_after)
+        if world.is_main:
+            torch.save(result, folder / "part.pt")
+
+
 def main(folder: Path) -> None:
     """Every run, and one that is stopped and resumed."""
     lab = laboratory()
@@ -155,4 +174,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[2:]:
+        part(Path(sys.argv[1]), 5 if sys.argv[2] == "stop" else None)
+    else:
+        main(Path(sys.argv[1]))

@@ -179,6 +179,6 @@ def _resize(image: Image.Image, side: int, resize: Resize) -> Image.Image:
     return page
 
 
-def decode_threads() -> int:
-    """How many threads decode at once: the cores this process may use, at most 16."""
-    return min(16, usable_cores())
+def decode_threads(processes: int = 1) -> int:
+    """How many threads decode at once: the cores this process may use, at most 16. `processes` decode side by side."""
+    return min(16, max(1, usable_cores() // processes))

@@ -35,7 +35,7 @@ from groundup.data.sources import RawImage
 
 AHEAD_BYTES = 1 << 30
 _PIECE = 16  # images per task
-_MOST_WORKERS = 16
+MOST_WORKERS = 16
 
 
 class Windows(Protocol):
@@ -237,9 +237,10 @@ class _Batch:
         if self._upcoming.windows is None:
             self._source.decode_into(raw, self._positions[piece], pixels.numpy())
         else:
-            self._cut(raw, piece, pixels, self._upcoming.windows)
+            # Numpy copies in this thread alone; torch would start a team of threads for each thread that decodes.
+            self._cut(raw, piece, pixels.numpy(), self._upcoming.windows)
 
-    def _cut(self, raw: Sequence[RawImage], piece: slice, pixels: Tensor, windows: Windows) -> None:
+    def _cut(self, raw: Sequence[RawImage], piece: slice, pixels: np.ndarray, windows: Windows) -> None:
         source, places = self._source, torch.from_numpy(self._places[piece])
         positions = self._positions[piece].tolist()
         opened = [_opened(encoded, source.name(at)) for encoded, at in zip(raw, positions, strict=True)]
@@ -260,15 +261,15 @@ class _Batch:
         sides = [(image.height, image.width) if isinstance(image, Opened) else (1, 1) for image in opened]
         return [tuple(window) for window in windows(torch.tensor(sides), places, self._upcoming.epoch).tolist()]
 
-    def _window(self, raw: RawImage, image: "_Found", name: str, window: Window) -> Tensor:
+    def _window(self, raw: RawImage, image: "_Found", name: str, window: Window) -> np.ndarray:
         """One image, uint8 (S, S, 3)."""
         if isinstance(image, UnreadableImage):
             raise image
         side = self._upcoming.side
         if window[2] == 0:
-            return torch.from_numpy(np.array(decode_image(raw, name, resolution=side, resize=self._source.resize)))
+            return decode_image(raw, name, resolution=side, resize=self._source.resize)
         with named_failures(name):
-            return cut(image, window, side, self._upcoming.interpolation)
+            return cut(image, window, side, self._upcoming.interpolation).numpy()
 
 
 _Found = Opened | UnreadableImage
@@ -288,4 +289,4 @@ def automatic_workers(device: torch.device) -> int:
     to train on, and more threads would only take cores from the arithmetic. Processes of one machine share its cores."""
     cores = usable_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     wanted = cores // 4 if device.type == "cpu" else cores - 1
-    return max(1, min(_MOST_WORKERS, wanted))
+    return max(1, min(MOST_WORKERS, wanted))

@@ -240,13 +240,22 @@ class MemoryLoader:
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The images at `indices`, int64 (B,): uint8 (B, 3, H, W) in channels_last layout, and labels int64 (B,)."""
         there = indices.to(self._device, non_blocking=True)
+        # Those on the device only where they are wanted there: indices that came back would have to be waited for.
+        return self._gathered(there if self.gathers_on_device else indices), self._labels.index_select(0, there)
+
+    def _gathered(self, indices: Tensor) -> Tensor:
+        """The images at `indices`: uint8 (B, 3, H, W) in channels_last layout."""
         if self._on_device is not None:
-            images = self._on_device.index_select(0, there)
+            images = self._on_device.index_select(0, indices.to(self._device, non_blocking=True))
         elif self._on_host is not None:
-            images = self._sent(self._on_host.index_select(0, indices.cpu()))
+            # Gathered where the copy to a GPU starts. torch keeps a pinned block until that copy is done.
+            shape = len(indices), *self._on_host.shape[1:]
+            images = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+            torch.index_select(self._on_host, 0, indices.cpu(), out=images)
+            images = images.to(self._device, non_blocking=True)
         else:
             images = self._sent(self._set.read(indices.cpu().numpy()))
-        return images.permute(0, 3, 1, 2), self._labels.index_select(0, there)
+        return images.permute(0, 3, 1, 2)
 
     def side(self, step: int) -> int:
         """Side in px of the images that `training` gives for update number `step`."""
@@ -256,7 +265,7 @@ class MemoryLoader:
         """The images at `indices`, int64 (B,), for update number `step`: uint8 (B, 3, S, S) in channels_last layout.
 
         Here they are what `take` gives; `DecodingLoader` may cut windows out of them."""
-        return self.take(indices)[0]
+        return self._gathered(indices)
 
     def close(self) -> None:
         """End what works ahead of the loop, if anything does."""

@@ -5,6 +5,8 @@ The same decoding as for the cache, so the same pixels. Augmented samples pass t
 images that are still encoded.
 """
 
+import functools
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,17 @@ from groundup.data.sources import RawImage, Source, SourceSplit
 # A source need not stand two readers at once, and several sets of images may be of one source.
 _READING = threading.Lock()
 _CHUNK = 32  # images per task: a task costs about as much as decoding one small image
+
+
+def _threads() -> ThreadPoolExecutor:
+    """The threads of this process, which stay for the next batch. The processes of torchrun on this machine share its cores."""
+    return _kept_threads(os.getpid(), decode_threads(max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))))
+
+
+@functools.cache
+def _kept_threads(process: int, count: int) -> ThreadPoolExecutor:
+    # `process`: a copy of this one by fork has no threads.
+    return ThreadPoolExecutor(count, thread_name_prefix="groundup-batch")
 
 
 class Pixels(Protocol):
@@ -51,8 +64,7 @@ class SourceImages:
             part = slice(start, start + _CHUNK)
             self.decode_into(raw[part], positions[part], images[part])
 
-        with ThreadPoolExecutor(decode_threads(), thread_name_prefix="groundup-batch") as pool:
-            list(pool.map(decode, range(0, len(positions), _CHUNK)))  # a list, so that errors are raised
+        list(_threads().map(decode, range(0, len(positions), _CHUNK)))  # a list, so that errors are raised
         return images
 
     @property

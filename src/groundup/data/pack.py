@@ -12,10 +12,11 @@ the Hub lays them out, readable by the library `datasets`.
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,21 +24,23 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from groundup.basis.errors import UsageError
+from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.files import sha256, whole_file
 from groundup.basis.seeding import permutation
 from groundup.data.cache import labelled
-from groundup.data.decode import decode_threads
+from groundup.data.decode import UnreadableImage, decode_threads, named_failures
+from groundup.data.decoding import open_image
 from groundup.data.doors import DOORS
 from groundup.data.pack_files import ParquetShard, Sample, TarShard, encoded
 from groundup.data.settings import DataSettings
-from groundup.data.shard_index import NAME, Entry, ShardIndex
+from groundup.data.shard_index import KINDS, NAME, Entry, ShardIndex
 from groundup.data.sources import Source, SourceSplit, SplitName
 from groundup.data.windows import WindowedOrder
 
 Format = Literal["parquet", "tar"]
 PROGRESS_FILE, LOCK_FILE = ".packing.jsonl", ".packing.lock"
 _AT_ONCE = 256  # images read together
+_TIMED = 64  # images whose decoding is timed
 _WRITERS: dict[str, type[TarShard] | type[ParquetShard]] = {"tar": TarShard, "parquet": ParquetShard}
 
 
@@ -101,6 +104,21 @@ def pack(
         if source.prepare:
             source.prepare(None)
         return _pack(source, place, dest, settings, data.shuffle_window, check, progress)
+
+
+def decoded_per_second(index: ShardIndex, dest: Path) -> float | None:
+    """How many of the packed images one thread decodes in a second, whole, by some of the first; None if none can be decoded."""
+    try:
+        data = source_settings(f"{KINDS[index.kind]}:{dest}")
+        some = list(islice(DOORS[data.kind](data, lambda: None).read().splits["train"].images(), _TIMED))
+    except GroundupError:  # what was packed is whole all the same
+        return None
+    decoded, started = 0, time.perf_counter()
+    for raw in some:
+        with contextlib.suppress(UnreadableImage), named_failures(""):
+            open_image(raw).pixels(1)
+            decoded += 1
+    return decoded / (time.perf_counter() - started) if decoded else None
 
 
 def _pack(

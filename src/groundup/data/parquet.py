@@ -2,11 +2,13 @@
 
 Splits are told by the first word of the file name (train, test, validation, valid, val, dev). Files lie in DIR or
 DIR/data. Images are encoded bytes; class names come from the Hub's features in the file, else they are the distinct
-labels in sorted order. With `?streaming` they are read shard by shard (`parquet_shards.py`).
+labels in sorted order. With `?streaming` they are read shard by shard (`parquet_shards.py`). Without it images that are asked for
+in any order come from a copy of the encoded bytes in the cache, one file per Parquet file, made when it is first used: memory holds
+none of them.
 """
 
-import functools
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ from groundup.basis.errors import DataError, listed
 from groundup.data.columns import LabelColumns, features_of, find_columns, image_values, label_values
 from groundup.data.labels import encode_labels
 from groundup.data.parquet_shards import ParquetLayout, open_parquet_shards
-from groundup.data.remote import is_remote
+from groundup.data.remote import facts, is_remote
 from groundup.data.settings import DataSettings
 from groundup.data.shard_index import packed_index, packed_source
+from groundup.data.shard_store import UNLIMITED, ShardStore
+from groundup.data.shards import Shard, ShardReader
 from groundup.data.sources import (
     Contents,
     MissingSource,
@@ -33,6 +37,7 @@ from groundup.data.sources import (
 )
 
 _ROWS_AT_ONCE = 256
+_KEPT_OPEN = 256  # unpacked files
 _SHARD = re.compile(r"(?P<split>[A-Za-z]+)(?P<rest>[-_.].*)?\.parquet", re.IGNORECASE)
 _NUMBERED = re.compile(r"-(?P<number>\d+)-of-(?P<count>\d+)")
 
@@ -172,10 +177,37 @@ def _read(shards: dict[SplitName, list[Path]], notes: list[str], settings: DataS
         counts[split] = [len(part) for part in parts]
         raw[split] = np.concatenate(parts)
     classes, labels = encode_labels(raw, columns.names)
+    layout, store = ParquetLayout(columns.image, follow=True), ShardStore(UNLIMITED, "encoded")
+    at_random = {split: _as_shards(files, counts[split]) for split, files in shards.items()}
+    if settings.cache == "none":
+        _check_room([shard for found in at_random.values() for shard in found], layout, store, settings)
     for split, files in shards.items():
-        images = _images(files, columns.image, shown)
-        splits[split] = SourceSplit(labels[split], images, _namer(files, counts[split]), _at(images))
+        reader = ShardReader(at_random[split], layout, store, kept_open=_KEPT_OPEN)
+        # Whoever reads them once and keeps the pixels needs no copy.
+        images = reader.images if settings.cache == "none" else _images(files, columns.image, shown)
+        splits[split] = SourceSplit(labels[split], images, _namer(files, counts[split]), reader.at)
     return Contents(classes, splits, notes)
+
+
+def _as_shards(files: list[Path], counts: list[int]) -> list[Shard]:
+    found = [facts(str(file.absolute())) for file in files]
+    return [
+        Shard(file.name, fact.url, fact.size, count, fact.stamp)
+        for file, fact, count in zip(files, found, counts, strict=True)
+    ]
+
+
+def _check_room(shards: list[Shard], layout: ParquetLayout, store: ShardStore, settings: DataSettings) -> None:
+    """DataError if the copies that are not there yet would not fit on the disk. Images hardly compress, so a copy is as large as
+    its file."""
+    needed = sum(shard.size for shard in shards if not (store.folder / layout.copy_of(shard)).exists())
+    disk = next(folder for folder in (store.folder, *store.folder.parents) if folder.exists())
+    if needed > (free := shutil.disk_usage(disk).free):
+        raise DataError(
+            f"data.cache=none: the encoded images of {settings.source} need {needed / 1e9:.1f} GB in {store.folder}, where "
+            f"{free / 1e9:.1f} GB are left",
+            hint=f"make room there, point GROUNDUP_CACHE at another disk, or read shard by shard: {settings.source}?streaming",
+        )
 
 
 def _images(files: list[Path], column: str, shown: str) -> Callable[[], Iterator[RawImage]]:
@@ -186,12 +218,6 @@ def _images(files: list[Path], column: str, shown: str) -> Callable[[], Iterator
                 yield from image_values(batch.column(0), file.parent)
 
     return images
-
-
-def _at(images: Callable[[], Iterator[RawImage]]) -> Callable[[np.ndarray], list[RawImage]]:
-    # Parquet is read by the group of rows, of which a random batch needs nearly all.
-    encoded = functools.cache(lambda: list(images()))
-    return lambda positions: [encoded()[position] for position in positions]
 
 
 def _namer(files: list[Path], counts: list[int]) -> Callable[[int], str]:

@@ -1,4 +1,4 @@
-"""Parquet files as shards: on this machine, on the Hub, or packed anywhere.
+"""Parquet files as shards: on this machine, on the Hub, or packed anywhere; and how their images are reached one by one.
 
 Inside a Parquet file images lie in compressed groups of rows, of which a shuffled batch needs nearly all. So a file is unpacked
 once, when it is first used: its encoded images one after the other in one file of the store, where each is then one read.
@@ -29,15 +29,15 @@ _Progress = Callable[[int, int], None]
 
 
 class ParquetLayout:
-    """Opens Parquet shards by unpacking their image column."""
+    """Opens Parquet shards by unpacking their image column. `follow`: images that are paths are read from beside their file; what
+    is not there is then an empty image, which is met as a damaged one. Else paths are an error."""
 
-    def __init__(self, column: str) -> None:
-        self._column = column
+    def __init__(self, column: str, *, follow: bool = False) -> None:
+        self._column, self._follow = column, follow
 
     def open(self, shard: Shard, store: ShardStore) -> OpenShard:
         """See `Layout`."""
-        key = digest([shard.key, self._column])
-        descriptor = store.open(f"{key}.images", lambda place: self._unpack(shard, store, place))
+        descriptor = store.open(self.copy_of(shard), lambda place: self._unpack(shard, store, place))
         try:
             starts = _starts(descriptor)
         except BaseException:
@@ -45,24 +45,30 @@ class ParquetLayout:
             raise
         return OpenShard(descriptor, starts[:-1], np.diff(starts))
 
+    def copy_of(self, shard: Shard) -> str:
+        """The name of the unpacked file in a store."""
+        return f"{digest([shard.key, self._column])}.images"
+
     def _unpack(self, shard: Shard, store: ShardStore, place: Path) -> None:
         if not is_remote(shard.url):
             with os.fdopen(open_whole(shard, store), "rb") as stream, open(place, "wb") as written:
-                _unpack(stream, self._column, shard, written)
+                _unpack(stream, self._column, shard, written, Path(shard.url).parent if self._follow else None)
             return
         whole = place.with_name(f"{place.name}.tmp")  # of no use once it is unpacked
         try:
             fetch_checked(shard, whole)
             with open(whole, "rb") as stream, open(place, "wb") as written:
-                _unpack(stream, self._column, shard, written)
+                _unpack(stream, self._column, shard, written, None)
         finally:
             whole.unlink(missing_ok=True)
 
 
-def _unpack(stream: BinaryIO, column: str, shard: Shard, written: BinaryIO) -> None:
+def _unpack(stream: BinaryIO, column: str, shard: Shard, written: BinaryIO, beside: Path | None) -> None:
     starts = [0]
     for batch in _batches(stream, column, shard):
-        for image in image_values(batch.column(0), None):
+        for image in image_values(batch.column(0), beside):
+            if beside is not None and isinstance(image, Path):
+                image = image.read_bytes() if image.is_file() else b""
             if not isinstance(image, bytes):
                 raise DataError(f"shard {shard.url}: images are paths; only stored images can be streamed")
             written.write(image)

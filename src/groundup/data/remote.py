@@ -4,6 +4,7 @@ A pattern is a path or URL, possibly with braces (`{000..099}`, `{a,b}`) or, whe
 Passwords come from fsspec's own configuration and the environment, never from the address.
 """
 
+import errno
 import glob
 import itertools
 import re
@@ -17,7 +18,9 @@ from groundup.basis.errors import DataError, GroundupError, UsageError
 
 TRIES = 4
 FIRST_WAIT = 0.5  # seconds before the second try; doubled after each
-SILENCE = 60.0  # seconds without a byte after which a web server is given up
+SILENCE = 60.0  # seconds without a byte after which a web server or a bucket is given up
+_S3, _ONCE = ("s3", "s3a"), {"total_max_attempts": 1}
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _STAMPS = (
@@ -122,15 +125,27 @@ def contents(url: str) -> bytes | None:
 
 
 def fetch(url: str, place: Path, size: int) -> None:
-    """Copy a remote file of `size` bytes to `place`."""
+    """Copy a remote file of `size` bytes to `place`. OSError, at once, if this machine cannot keep it."""
 
-    def copy() -> None:
+    def copy() -> OSError | None:
         filesystem, path = _filesystem(url)
-        filesystem.get_file(path, str(place))
+        try:
+            filesystem.get_file(path, str(place))
+        except OSError as error:
+            if _is_of_this_machine(error, place):
+                return error
+            raise
         if (got := place.stat().st_size) != size:
             raise OSError(f"it ended after {got} of {size} bytes")
+        return None
 
-    with_retries(url, copy)
+    if error := with_retries(url, copy):
+        raise error
+
+
+def _is_of_this_machine(error: OSError, place: Path) -> bool:
+    """Whether `place` could not be written, and not the server be read: a full disk, or an error that names the place."""
+    return error.errno in _NO_ROOM or str(error.filename) in map(str, (place, *place.parents))
 
 
 def opened(url: str) -> Any:
@@ -200,16 +215,26 @@ def _filesystem(url: str) -> tuple[Any, str]:
         raise UsageError(f"{url}: a package that reads such addresses is not installed", hint=hint) from error
     except ValueError as error:
         raise UsageError(f"{url}: {error}", hint="allowed are local paths, http(s)://, s3:// and hf://") from error
+    if url.partition("://")[0] in _S3:
+        filesystem.retries = 1
     return filesystem, path
 
 
 def _patience(url: str) -> dict[str, Any]:
-    """How long a web server may take: as long as bytes come. The library below would end any transfer after five minutes."""
-    protocol = url.partition("://")[0]
-    if protocol not in ("http", "https"):
-        return {}
-    import aiohttp
+    """How long a server may take: as long as bytes come. The library for the web would end any transfer after five minutes, that
+    for S3 would try several times by itself, at two places."""
     from fsspec.config import conf
 
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
-    return {"client_kwargs": {"timeout": timeout, **conf.get(protocol, {}).get("client_kwargs", {})}}
+    protocol = url.partition("://")[0]
+    own: dict[str, Any]
+    if protocol in ("http", "https"):
+        import aiohttp
+
+        name = "client_kwargs"
+        own = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)}
+    elif protocol in _S3:
+        name = "config_kwargs"
+        own = {"connect_timeout": SILENCE, "read_timeout": SILENCE, "retries": _ONCE}
+    else:
+        return {}
+    return {name: {**own, **conf.get(protocol, {}).get(name, {})}}

@@ -2,6 +2,7 @@
 
     <cache home>/shards/<key>           a shard that was fetched, or the images of a Parquet file one after the other
     <cache home>/shards/<key>.members   where the images lie in it
+    <cache home>/encoded/<key>          the images of a Parquet file that is read at random; never removed
 
 A file appears whole or not at all, under a lock that lets one of several processes make it. Removing is safe at any time:
 who has a file open keeps it.
@@ -10,6 +11,7 @@ who has a file open keeps it.
 import contextlib
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,19 +21,21 @@ from groundup.basis.errors import DataError
 from groundup.basis.files import cache_home, whole_file
 
 _UNFINISHED = re.compile(r"\.(?P<key>.+)\.[0-9a-f]{8}\.tmp(\.tmp)?")  # as `whole_file` names them
+UNLIMITED = sys.maxsize
 _ABANDONED = 3600  # seconds in which nothing was written to a file that is not finished
 
 
 @dataclass(frozen=True)
 class ShardStore:
-    """`limit`: bytes that the files may take together. One file is always kept, however large."""
+    """`limit`: bytes that the files may take together. One file is always kept, however large. `name`: the folder in the cache."""
 
     limit: int
+    name: str = "shards"
 
     @property
     def folder(self) -> Path:
         """Where the files are; looked up anew, so that a copy in another process finds its own."""
-        return cache_home() / "shards"
+        return cache_home() / self.name
 
     def open(self, key: str, make: Callable[[Path], None]) -> int:
         """A descriptor of the file `key`, made by `make(path)` if it is not there. The caller closes it."""
@@ -63,7 +67,12 @@ class ShardStore:
         except OSError as error:
             raise DataError(
                 f"a shard could not be written to {self.folder}: {error.strerror or error}",
-                hint="make room there, point GROUNDUP_CACHE at another disk, or set a smaller data.shard_cache_gb",
+                hint="make room there, point GROUNDUP_CACHE at another disk, or "
+                + (
+                    "read shard by shard: add ?streaming"
+                    if self.limit == UNLIMITED
+                    else "set a smaller data.shard_cache_gb"
+                ),
             ) from error
         return path
 

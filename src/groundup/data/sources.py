@@ -50,9 +50,8 @@ class ShardPlaces:
 class SourceSplit:
     """One split as the source has it. `images()` gives them in the order of `labels`; `name(i)` is for messages.
 
-    `at(positions)`, int64 (B,), gives those images alone, in that order. What the source cannot reach by position it
-    reads whole at the first call and keeps in memory, still encoded. `shards`: where its shards begin, for data that is
-    read shard by shard (`shards.py`), else None.
+    `at(positions)`, int64 (B,), gives those images alone, in that order, and keeps none in memory. `shards`: where its shards
+    begin, for data that is read shard by shard (`shards.py`), else None.
     """
 
     labels: np.ndarray

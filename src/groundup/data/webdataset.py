@@ -1,9 +1,10 @@
 """The door `webdataset:SHARDS`: tar files of images with their labels, on a disk, on a web server or in an S3 bucket.
 
 SHARDS is a folder; a pattern with braces or `*`, e.g. `https://HOST/in-train-{0000..1023}.tar`; or several of these joined by `::`.
-Splits are told by a word of the file name or the name of its folder (train, validation, valid, val, dev, test); files without
-one are train. What `groundup data pack` wrote has an index; the labels of other shards are read once, by a pass over all of them,
-and kept. Class names come from the index or from `classes.txt` beside the first shard, else they are the labels themselves.
+Splits are told by the last such word of the file name, else by the name of its folder (train, validation, valid, val, dev,
+test); files without one are train. What `groundup data pack` wrote has an index; the labels of other shards are read once, by a
+pass over all of them, and kept. Class names come from the index or from `classes.txt` beside the first shard, else they are the
+labels themselves.
 """
 
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groundup.basis.errors import DataError, UsageError
+from groundup.basis.errors import DataError, UsageError, listed
 from groundup.data.imagenet import spoken_names
 from groundup.data.labels import encode_labels
 from groundup.data.remote import FileFacts, RefusedFile, contents, expanded, is_remote, joined, matching, parent
@@ -21,7 +22,16 @@ from groundup.data.settings import DataSettings
 from groundup.data.shard_index import Entry, ShardIndex, contents_of, kept_index, packed_index, packed_source
 from groundup.data.shard_store import ShardStore
 from groundup.data.shards import Shard, described
-from groundup.data.sources import Contents, MissingSource, Source, SplitName, array_of_objects, digest, split_called
+from groundup.data.sources import (
+    SPLIT_SYNONYMS,
+    Contents,
+    MissingSource,
+    Source,
+    SplitName,
+    array_of_objects,
+    digest,
+    split_called,
+)
 from groundup.data.tar_shards import TarLayout, labels_of
 
 _Progress = Callable[[int, int], None]
@@ -38,7 +48,10 @@ def open_webdataset(settings: DataSettings, check: Callable[[], None]) -> Source
         raise UsageError(f"data.source={settings.source!r}: {twice} is named twice", hint="name every shard once")
     by_split = _by_split(files)
     if "train" not in by_split:
-        raise DataError(f"data.source={settings.source!r}: none of the {len(files)} shards is of the training split")
+        raise DataError(
+            f"data.source={settings.source!r}: none of the {len(files)} shards is of the training split",
+            hint=f"the last word of a file name that is a split's tells it, else its folder ({listed(SPLIT_SYNONYMS)})",
+        )
     facts = described(files, check)
     names = {fact.url: fact for fact in facts}
     key = digest(["webdataset", [[fact.url, fact.size, fact.stamp] for fact in facts], _class_names(files[0])])
@@ -79,10 +92,10 @@ def _files(pattern: str, source: str) -> list[str]:
 
 
 def _by_split(files: Sequence[str]) -> dict[SplitName, list[str]]:
-    """The shards of each split. A word of the file name counts before the name of the folder."""
+    """The shards of each split. A word of the file name counts before the name of the folder, a later word before an earlier."""
     found: dict[SplitName, list[str]] = {}
     for url in files:
-        words = [*re.split(r"[-_.]", url.rpartition("/")[2]), parent(url).rpartition("/")[2]]
+        words = [*reversed(re.split(r"[-_.]", url.rpartition("/")[2])), parent(url).rpartition("/")[2]]
         split: SplitName = next((known for word in words if (known := split_called(word))), "train")
         found.setdefault(split, []).append(url)
     return found

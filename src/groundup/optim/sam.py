@@ -84,17 +84,13 @@ def uphill(parameters: list[nn.Parameter], rho: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def frozen_norm_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside, training passes leave the running statistics of batch norms as they are."""
+    """Training passes inside leave no trace in the running statistics of batch norms."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    counts = [norm.num_batches_tracked.clone() for norm in norms if norm.num_batches_tracked is not None]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
+    # Put back, and not held still by a momentum of 0: a compiled network would be compiled again for that.
+    buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+    before = [buffer.clone() for buffer in buffers]
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for norm, count in zip((n for n in norms if n.num_batches_tracked is not None), counts, strict=True):
-            assert norm.num_batches_tracked is not None
-            norm.num_batches_tracked.copy_(count)
+        if buffers:  # none without a batch norm, of which torch makes an error
+            torch._foreach_copy_(buffers, before)

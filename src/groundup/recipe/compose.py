@@ -161,16 +161,21 @@ def _laid_over(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any
     return result
 
 
-def lay_override(values: dict[str, Any], override: str) -> None:
-    """Apply `key.sub=value` in place. The value is read as YAML; list entries are counted from 0."""
+def read_override(override: str) -> tuple[str, Any]:
+    """Key and value of `key.sub=value`; the value is read as YAML."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise UsageError(f"override {override!r}: write key=value, e.g. train.epochs=3")
     try:
-        value = yaml.load(text, Loader=_StrictLoader)
+        return key.strip(), yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"override {override!r}: the value is not valid YAML: {error}") from None
-    *path, last = key.strip().split(".")
+
+
+def lay_override(values: dict[str, Any], override: str) -> None:
+    """Apply `key.sub=value` in place. List entries are counted from 0."""
+    key, value = read_override(override)
+    *path, last = key.split(".")
     here: Any = values
     for place, part in enumerate(path):
         key_here = ".".join(path[: place + 1])

@@ -36,6 +36,10 @@ class Claim(Settings):
         False, description="Whether a setting was chosen with the test split in sight, so that the figure is too high."
     )
     pflop: float | None = Field(None, gt=0, description="Training compute of one run in PFLOP.")
+    differs: str | None = Field(
+        None,
+        description="What was done for the figure and is not by this recipe; printed beside it. null: nothing known.",
+    )
     hardware: str | None = Field(None, description="Where it was measured.")
     source: str = Field(description="The measurement's command, or the publication.")
 

@@ -145,23 +145,25 @@ def _evaluation(
     folder: RunFolder, there: There
 ) -> tuple[Path | bytes | None, Sections, frozenset[str], tuple[str, ...]]:
     """evaluation.json, None without one; what it says; names of the files there that are settled by it; what to tell."""
-    from groundup.runs.reports.merging import merged
+    from groundup.runs.reports.merging import merged, usable
 
-    own, known = folder.path / EVALUATION, read_sections(folder)
+    own = folder.path / EVALUATION
+    known, notes = usable(read_sections(folder))
     as_it_is = own if own.is_file() else None
     text = there.text(EVALUATION)
     found = None if text is None else sections_in(text, checksum := weights_checksum(folder))
     if text is None or found is None:
-        return as_it_is, known, frozenset(), ()
+        return as_it_is, known, frozenset(), notes
     settled = frozenset({EVALUATION, *_pictures(found)})
     if not found:
         gone = as_it_is is not None and not there.wrote(EVALUATION)
         note = f"{EVALUATION} there was measured on other weights: what was measured on these takes its place"
-        return as_it_is, known, settled, (note,) if gone else ()
-    everything = merged(found, known)
+        return as_it_is, known, settled, (*notes, note) if gone else notes
+    theirs, unread = usable(found)
+    everything, notes = merged(theirs, known), (*notes, *unread)
     if everything == known:
-        return as_it_is, known, settled, ()
-    return text.encode() if everything == found else text_of(everything, checksum).encode(), everything, settled, ()
+        return as_it_is, known, settled, notes
+    return text.encode() if everything == found else text_of(everything, checksum).encode(), everything, settled, notes
 
 
 def _pictures(sections: Sections) -> list[str]:

@@ -1,8 +1,10 @@
 """A batch script for SLURM that trains a recipe and puts itself back into the queue when its time is up.
 
 SLURM tells the script before the limit (`--signal`), the script tells the processes (SIGTERM), they write a checkpoint, and the job
-is requeued under its own id, which names the run folder: the next start finds the folder and goes on. On preemption SLURM requeues
-by itself. With more than one GPU or node torchrun starts the processes; without one, the job has one process.
+is requeued under its own id, which names the run folder: the next start finds the folder and goes on. The processes are told by
+scancel, which signals the steps: srun answers a SIGTERM of its own with SIGKILL for its tasks. A turn without a new checkpoint is
+the last, because the next would end as it did. On preemption SLURM requeues by itself. With more than one GPU or node torchrun
+starts the processes; without one, the job has one process.
 """
 
 import re
@@ -15,8 +17,10 @@ from groundup.recipe import load_recipe
 
 # Seconds before the limit at which the script is told: torchrun gives its processes 30 s, the rest is for waiting in a step.
 NOTICE = 120
+# SLURM may send the signal so many seconds earlier still.
+EARLIER = 60
 _TIME = r"(?:\d+-)?\d{1,2}:\d{2}:\d{2}|\d+-\d{1,2}|\d+"
-_SHORT = {"m": 1, "h": 60, "d": 24 * 60}
+_SHORT = {"m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,30 @@ class Slurm:
     def limit(self) -> str:
         """The time limit as SLURM reads it."""
         if short := re.fullmatch(r"(\d+)([mhd])", self.time):
-            minutes = int(short[1]) * _SHORT[short[2]]
+            seconds = int(short[1]) * _SHORT[short[2]]
         elif re.fullmatch(_TIME, self.time):
-            minutes = 0 if re.fullmatch(r"[0:-]+", self.time) else 1
+            seconds = _seconds(self.time)
         else:
             raise UsageError(f"--time {self.time}: write 90m, 4h, 2d, or as SLURM does: 04:00:00, 1-12:00:00")
-        if minutes == 0:
-            raise UsageError(f"--time {self.time}: the job would have no time")
+        if seconds <= NOTICE + EARLIER:
+            raise UsageError(
+                f"--time {self.time}: a turn of {seconds} s has no time to train: "
+                f"it is told to end up to {NOTICE + EARLIER} s before its limit"
+            )
         if not short:
             return self.time
-        days, minutes = divmod(minutes, 24 * 60)
+        days, minutes = divmod(seconds // 60, 24 * 60)
         return f"{days}-{minutes // 60:02}:{minutes % 60:02}:00"
+
+
+def _seconds(time: str) -> int:
+    """Of a time as SLURM writes it: minutes, hours:minutes:seconds, days-hours, days-hours:minutes:seconds."""
+    days, dash, rest = time.rpartition("-")
+    numbers = [int(number) for number in rest.split(":")]
+    if not dash and len(numbers) == 1:
+        return numbers[0] * 60
+    hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def slurm_script(recipe: str, overrides: Sequence[str], slurm: Slurm) -> str:
@@ -101,10 +118,13 @@ else
     command=(train {recipe} --run-folder "$run")
 fi
 
+newest() {{ readlink "$run/checkpoints/last"; }}
+before=$(newest)
 requeue=no
-stop() {{ kill -TERM "$child" 2>/dev/null; }}
-trap 'requeue=yes; stop' USR1      # the time limit is near
-trap 'stop' TERM                   # preempted or cancelled: SLURM decides what comes next
+# The time limit is near. The signal goes to the job's steps and not to srun, which would kill them.
+trap 'requeue=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
+# Preempted or cancelled: SLURM has told the steps, and decides what comes next.
+trap : TERM
 
 srun "${{start[@]}}" "${{command[@]}}" &
 child=$!
@@ -116,7 +136,11 @@ while true; do
     kill -0 "$child" 2>/dev/null || break
 done
 if [ "$requeue" = yes ] && [ ! -f "$run/summary.json" ]; then
-    scontrol requeue "$SLURM_JOB_ID"
+    if [ "$(newest)" = "$before" ]; then
+        echo "$run: no new checkpoint in this turn, so the job is not requeued; it needs a longer --time" >&2
+    else
+        scontrol requeue "$SLURM_JOB_ID"
+    fi
 fi
 exit "$status"
 """

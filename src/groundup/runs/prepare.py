@@ -1,6 +1,6 @@
 """From a recipe to everything that training and evaluation need: data, network, optimizer, job, state."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -37,7 +37,9 @@ from groundup.training import (
     compile_network,
     gradients_of,
     share_of,
+    warm_up,
 )
+from groundup.training.loop import parts
 
 AtOnce = Callable[[Callable[[], None]], None]
 
@@ -94,8 +96,8 @@ def with_measured_constants(recipe: Recipe, splits: Splits) -> Recipe:
     if constants.mean is not None and constants.std is not None:
         return recipe
     measured = splits.train
-    if recipe.data.streaming:  # all of it would be all there is to read
-        measured = measured.subset(some_positions(measured, _MEASURED, recipe.seed, "constants"))
+    if recipe.data.streaming:  # all of it would be all there is to read; the same images for every seed of a recipe
+        measured = measured.subset(some_positions(measured, _MEASURED, recipe.data.split_seed, "constants"))
     mean, std = augment.measure(measured.blocks())
     filled = constants.model_copy(update={"mean": constants.mean or mean, "std": constants.std or std})
     return recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"normalize": filled})})
@@ -162,10 +164,23 @@ def synchronize_norms(plan: Plan, network: nn.Module, world: World) -> None:
     train = plan.recipe.train
     if not (train.sync_batch_norm and world.is_shared):
         return
-    short = 0 if train.drop_last else len(plan.splits.train) % train.batch_size
-    check_equal_parts(world, {train.batch_size, short} - {0}, train.micro_batch)
+    check_equal_parts(world, _batches(plan), train.micro_batch)
     if nn.SyncBatchNorm.convert_sync_batchnorm(network) is not network:
         raise UsageError("train.sync_batch_norm: the network is a batch norm and nothing else; put it into a module")
+
+
+def _batches(plan: Plan) -> set[int]:
+    """How many images the batches of the run have: the last of an epoch may be short."""
+    train = plan.recipe.train
+    short = 0 if train.drop_last else len(plan.splits.train) % train.batch_size
+    return {train.batch_size, short} - {0}
+
+
+def forward_counts(plan: Plan, world: World) -> list[int]:
+    """How many images the forward passes of this process have, every number once, the largest first."""
+    micro_batch = plan.recipe.train.micro_batch
+    cut = [part for count in _batches(plan) for part in parts(count, micro_batch, world.share(count))]
+    return sorted({part.stop - part.start for part in cut}, reverse=True)
 
 
 def constants(recipe: Recipe) -> tuple[augment.Colour, augment.Colour]:
@@ -242,11 +257,13 @@ def build_job(
     flops = {size: forward_flops(model, size) for size in plan.live.resolutions()}
     forward: Callable[[Tensor], Tensor] = model
     if engine.compiled:
-        sample = loader.take(plan.order.at(0)[1][: recipe.train.micro_batch])[0]
-        shapes = [augment.normalize(sample, mean, std, size) for size in plan.live.resolutions()]
+        counts = forward_counts(plan, world)
+        sample = loader.take(plan.order.at(0)[1][: max(counts, default=0)])[0]
+        shapes = (augment.normalize(sample[:n], mean, std, size) for size in plan.live.resolutions() for n in counts)
         # Processes may differ in how far they get there, so their checks would not meet.
         alone = check if world.size == 1 else lambda: None
-        engine, forward = _compiled_if_it_agrees(recipe, model, engine, shapes, alone, at_once or (lambda work: work()))
+        at_once = at_once or (lambda work: work())
+        engine, forward = _compiled_if_it_agrees(recipe, model, engine, shapes, alone, at_once, plan.live)
         if not world.all_agree(engine.compiled) and engine.compiled:
             engine, forward = replace(engine, compiled=False, why="eager: compiling failed in another process"), model
     job = Job(
@@ -307,15 +324,24 @@ def clean_images(recipe: Recipe, loader: MemoryLoader) -> Iterator[Tensor]:
 
 
 def _compiled_if_it_agrees(
-    recipe: Recipe, model: nn.Module, engine: Engine, shapes: list[Tensor], check: Callable[[], None], at_once: AtOnce
+    recipe: Recipe,
+    model: nn.Module,
+    engine: Engine,
+    shapes: Iterable[Tensor],
+    check: Callable[[], None],
+    at_once: AtOnce,
+    live: LiveSchedule,
 ) -> tuple[Engine, Callable[[Tensor], Tensor]]:
-    """The compiled network, compared with the eager one on a batch per input size. Where the recipe left it to us to compile, a
-    failure or a difference means to go on eager and to say why; where it asked for it, GroundupError."""
+    """The compiled network, compared with the eager one on a batch per shape, and compiled for every dropout that it will train
+    with. Where the recipe left it to us to compile, a failure or a difference means to go on eager and to say why; where it
+    asked for it, GroundupError."""
     compiled = compile_network(model)
     try:
         for images in shapes:
             check()
             at_once(partial(check_agreement, model, compiled, [images], engine))
+            for dropout in {live.dropout for live in live.everything() if live.resolution == images.shape[-1]}:
+                at_once(partial(warm_up, model, compiled, images, engine, dropout))
     except GroundupError as error:
         if recipe.train.compile == "always":
             raise

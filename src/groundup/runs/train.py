@@ -20,6 +20,7 @@ from groundup.runs.card.writing import write_card
 from groundup.runs.cost.batch_size import with_batch_size
 from groundup.runs.folder import RunFolder, discard_if_unused, open_run_folder, without_home
 from groundup.runs.load import describe_classifier
+from groundup.runs.mirror.completing import complete
 from groundup.runs.mirror.places import is_address
 from groundup.runs.mirror.restore import from_own_mirror, run_from_mirror
 from groundup.runs.mirror.sending import mirrored
@@ -110,6 +111,8 @@ def train(
     with together() as world:
         folder, is_new = world.from_main(lambda: new_or_own_folder(chosen, None if run is None else Path(run)))
         if not is_new and (result := world.from_main(lambda: _result_of(folder))):
+            if world.is_main:
+                complete(folder, str(folder.path), _of_main(terminal, world).message)
             return Run(folder.path, result)
         try:
             return _carry_out(folder, own, stop, _of_main(terminal, world), world, opens=is_new)
@@ -131,9 +134,9 @@ def resume(
     stop: StopRequest | None = None,
     pictures: bool = True,
 ) -> Run:
-    """Go on with a run exactly where its last whole checkpoint was taken. A finished run is returned as it is, unless the
-    weights that it reports are damaged: then the steps since the newest whole checkpoint before them are made again, all of them if
-    there is none.
+    """Go on with a run exactly where its last whole checkpoint was taken. A finished run is returned as it is, its mirror gets what
+    it lacks. If the weights that it reports are damaged, the steps since the newest whole checkpoint before them are made again,
+    all of them if there is none.
 
     `run`: its folder, or its address in a mirror: it is then downloaded into the folder `into`, runs/NAME by default, if that is
     not there or older. `from_mirror`: look into the mirror that the recipe names for a newer checkpoint than the folder has.
@@ -143,6 +146,8 @@ def resume(
         seen = _of_main(terminal, world)
         folder = world.from_main(lambda: open_run_folder(_local(run, into, from_mirror, seen.message)))
         if result := world.from_main(lambda: _result_of(folder)):
+            if world.is_main:
+                complete(folder, str(run), seen.message)
             return Run(folder.path, result)
         return _carry_out(folder, own, stop, seen, world)
 

@@ -6,22 +6,14 @@ arXiv 1706.04599, fit it on held-out images of the one network; that it carries 
 """
 
 from pathlib import Path
-from typing import Any
 
 from groundup.basis.errors import UsageError
 from groundup.basis.hub import is_hub
 from groundup.data import Splits
-from groundup.recipe import Recipe
-from groundup.runs.identity import differences, told, what_decides
+from groundup.runs.identity import recipe_differences, told
 from groundup.runs.trained import Trained, fingerprint_of
 
 OPTION = "--temperature-from"
-# The fingerprint says whether the images and labels are the same, wherever they lie.
-_WHERE_THE_DATA_IS = ("source", "image", "label")
-# Twins may be trained on different machines.
-_MACHINE = ("device", "threads")
-# Constants that were measured on nine tenths of the images differ by less, of pixels in [0, 1].
-_CLOSE = 0.02
 
 
 def require_twin(run: Trained, twin: Trained) -> None:
@@ -31,7 +23,7 @@ def require_twin(run: Trained, twin: Trained) -> None:
         raise UsageError(f"{named}: is the run itself", hint=_how(run))
     if twin.folder.summary() is None:
         raise UsageError(f"{named}: is not finished", hint=f"`groundup resume {twin.reference}` finishes it")
-    if changes := _differences(run.recipe, twin.recipe):
+    if changes := recipe_differences(twin.recipe, run.recipe, but_validation=True):
         raise UsageError(f"{named}: is no twin of {run.reference}: {told(changes)}", hint=_how(run))
     one, other = fingerprint_of(run.folder), fingerprint_of(twin.folder)
     if None not in (one, other) and one != other:
@@ -62,31 +54,3 @@ def name_of(twin: Trained) -> str:
 
 def _how(run: Trained) -> str:
     return f"`groundup train {run.folder.recipe_file} data.validation=0.1` trains a twin; its seed may be another"
-
-
-def _differences(run: Recipe, twin: Recipe) -> list[tuple[str, Any, Any]]:
-    """Where the recipes differ in what decides the result, but for the validation split, seed, name, place and machine."""
-    there, here = _compared(twin), _compared(run)
-    normalize_there, normalize_here = (recipe["augment"].pop("normalize") for recipe in (there, here))
-    changes = differences(there, here)
-    if not _are_close(normalize_there, normalize_here):
-        changes += differences(normalize_there, normalize_here, "augment.normalize")
-    return changes
-
-
-def _compared(recipe: Recipe) -> dict[str, Any]:
-    kept = what_decides(recipe)
-    for key in ("seed", "name", "checkpoint"):
-        kept.pop(key)
-    for key in ("validation", *_WHERE_THE_DATA_IS):
-        kept["data"].pop(key)
-    for key in _MACHINE:
-        kept["train"].pop(key)
-    return kept
-
-
-def _are_close(there: dict[str, Any], here: dict[str, Any]) -> bool:
-    """Whether the constants are the same, or were measured on two parts of the same images."""
-    if None in (*there.values(), *here.values()):
-        return there == here
-    return all(abs(one - other) <= _CLOSE for key in here for one, other in zip(there[key], here[key], strict=True))

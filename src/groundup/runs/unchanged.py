@@ -9,7 +9,7 @@ from groundup.basis.machine import usable_cores
 from groundup.data import Splits
 from groundup.recipe import Recipe, validate
 from groundup.runs.folder import RunFolder
-from groundup.runs.identity import differences, what_decides
+from groundup.runs.identity import refused_changes
 from groundup.runs.prepare import Plan
 from groundup.runs.reported import damaged_best
 from groundup.tracking import Tracker
@@ -76,11 +76,11 @@ def same_engine(saved: Engine, chosen: Engine, terminal: Tracker) -> Engine:
 
 def _refuse_changes(folder: RunFolder, recipe: Recipe, saved: dict[str, Any]) -> None:
     # Read again first: keys that are newer than the checkpoint take their defaults.
-    now, then = (what_decides(chosen) for chosen in (recipe, validate(_without_unset(saved))))
-    changes = [f"{key}: was {was!r}, is {now_is!r}" for key, was, now_is in differences(then, now)]
-    if changes:
+    changes = refused_changes(validate(_without_unset(saved)), recipe)
+    changed = [f"{key}: was {was!r}, is {is_now!r}" for key, was, is_now in changes]
+    if changed:
         raise UsageError(
-            f"{folder.recipe_file}: the recipe has changed since the checkpoint: {'; '.join(changes)}",
+            f"{folder.recipe_file}: the recipe has changed since the checkpoint: {'; '.join(changed)}",
             hint="put it back to resume, or start a new run: `groundup train` with the changed file",
         )
 

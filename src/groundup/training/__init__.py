@@ -2,7 +2,7 @@
 
 from groundup.training.average import AVERAGES, Average, AverageSettings, EMASettings, NoAverage, SWASettings
 from groundup.training.checkpoint import AVERAGE, MODEL, CheckpointStore, load_checkpoint, load_weights, read_state
-from groundup.training.compiling import check_agreement, compile_network
+from groundup.training.compiling import check_agreement, compile_network, warm_up
 from groundup.training.distributed import LostProcess, World, job_id, share_of, together
 from groundup.training.engine import Engine, choose_engine, hardware_for
 from groundup.training.gradients import check_equal_parts, gradients_of
@@ -64,4 +64,5 @@ __all__ = [
     "together",
     "train",
     "train_step",
+    "warm_up",
 ]

@@ -70,9 +70,16 @@ class CheckpointStore:
             except BaseException:
                 shutil.rmtree(building, ignore_errors=True)
                 raise
-        self.point("last", target)
-        if state.best and state.best["step"] == state.step:
-            self.point("best", target)
+        try:
+            self.point("last", target)
+            best = self.folder / f"step-{state.best['step']:07d}" if state.best else None
+            if best and best.is_dir():  # an older one too: a kill or a full disk may have kept it from being pointed to
+                self.point("best", best)
+        except OSError as error:
+            raise CheckpointError(
+                f"{target}: the checkpoint is whole, but the links to it could not be written: {error.strerror or error}",
+                hint="free some space, then `groundup resume` the run; it goes on from this checkpoint",
+            ) from error
         self._prune(target)
         if self.on_saved:
             self.on_saved(target)

@@ -1,15 +1,20 @@
 """torch.compile, believed only after it agreed with eager.
 
-Before a compiled run starts, both give logits and gradients for one batch per input size, dropout off, and are compared.
+Before a compiled run starts, both give logits and gradients for one batch per shape, dropout off, and are compared. Dropout is
+part of what is compiled, its share too, and draws other numbers than eager: the graphs that have it are compiled and run before
+the first step, but cannot be compared.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from groundup.basis.errors import GroundupError
 from groundup.basis.machine import out_of_memory
+from groundup.models import set_dropout
 from groundup.training.engine import Engine
 
 # Relative to the largest value: rounding of one reduced-precision network pass, reordered by the compiler.
@@ -17,7 +22,7 @@ TOLERANCE = {"fp32": 2e-3, "bf16": 5e-2, "fp16": 2e-2}
 
 
 def compile_network(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The compiled network: static shapes, one graph per input size, sharing its parameters with `model`."""
+    """The compiled network: static shapes, one graph per shape and dropout, sharing its parameters with `model`."""
     torch._dynamo.config.automatic_dynamic_shapes = False
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 64)
     compiled: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False)
@@ -30,14 +35,37 @@ def disagreement(model: nn.Module, compiled: Callable[[Tensor], Tensor], images:
 
     `images`: float (B, 3, S, S). Batch-norm statistics and gradients of `model` are left as they were.
     """
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    dropouts = [(m, m.p) for m in model.modules() if isinstance(m, nn.Dropout)]
-    for module, _ in dropouts:
-        module.p = 0.0
-    try:
+    with _left_as_it_was(model):
+        for module in _dropouts(model):
+            module.p = 0.0
         expected, got = _outcome(model, model, images, engine), _compiled_outcome(model, compiled, images, engine)
         return max(_relative(a, b) for a, b in zip(expected, got, strict=True))
+
+
+def warm_up(
+    model: nn.Module, compiled: Callable[[Tensor], Tensor], images: Tensor, engine: Engine, dropout: float | None
+) -> None:
+    """Compile what training with this `dropout` in the blocks runs (None: as the network was built), where any is in force.
+    GroundupError if it does not compile. `model` and the random numbers to come are left as they were."""
+    with _left_as_it_was(model), torch.random.fork_rng([images.device] if images.is_cuda else []):
+        if dropout is not None:
+            set_dropout(model, dropout)
+        if any(module.p for module in _dropouts(model)):
+            _compiled_outcome(model, compiled, images, engine)
+
+
+def _dropouts(model: nn.Module) -> list[_DropoutNd]:
+    return [module for module in model.modules() if isinstance(module, _DropoutNd)]
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Buffers, gradients and shares of dropout are afterwards what they were before."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    dropouts = [(module, module.p) for module in _dropouts(model)]
+    try:
+        yield
     finally:
         for module, p in dropouts:
             module.p = p

@@ -97,8 +97,13 @@ def choose_engine(settings: TrainSettings, total_steps: int, world: World | None
 
 
 def hardware_for(settings: TrainSettings, world: World) -> tuple[torch.device, Precision, str]:
-    """Device and precision of this process, and why; UsageError if the machine has not what the recipe asks for. Known before any
-    data is read."""
+    """Device and precision of this process, and why; UsageError if the machine has not what the recipe asks for, or if several
+    processes are asked to find a batch. Known before any data is read."""
+    if settings.finds_batch_size and world.size > 1:
+        raise UsageError(
+            f"train.batch_size=auto: finds what fits one process, and {world.size} share a batch; allowed here: a number",
+            hint=f"train.batch_size={64 * world.size} gives each process 64 images; `groundup check` finds what fits one",
+        )
     device = _of_this_process(_device(settings.device), world)
     if settings.sync_batch_norm and device.type != "cuda":
         raise UsageError(
@@ -172,7 +177,7 @@ def _compile(wanted: str, device: torch.device, total_steps: int) -> tuple[bool,
     if wanted != "auto":
         return wanted == "always", "as the recipe says"
     if device.type != "cuda":
-        return False, f"compiling does not pay on {device.type}"
+        return False, f"compiling is not shown to pay on {device.type}"
     if total_steps < COMPILE_PAYS_FROM:
         return False, f"a run of {total_steps} steps is too short to pay for it (from {COMPILE_PAYS_FROM})"
     if importlib.util.find_spec("triton") is None:

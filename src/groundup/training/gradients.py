@@ -1,9 +1,10 @@
-"""Adding up the gradients of all processes while backward is still running.
+"""Adding up the gradients of all processes, of an eager network while backward is still running.
 
 Every process has divided the losses of its part of the batch by the weight of the whole batch, so the gradient of the batch is the
 plain sum. It travels in buckets of 25 MB in the order in which backward gives them, last layer first; a bucket leaves as soon as
-the last micro-batch has completed it. After them go the sums of loss and right answers and the running statistics of batch norms
-(float64, one small all-reduce): after every step all processes hold the same numbers, whoever writes the checkpoint.
+the last micro-batch has completed it. A compiled network gives all of its gradients when its backward graph ends, so that nothing
+travels before. After the buckets go the sums of loss and right answers and the running statistics of batch norms (float64, one
+small all-reduce): after every step all processes hold the same numbers, whoever writes the checkpoint.
 
 Why not DistributedDataParallel: it averages where this is a sum, and it needs a backward pass from every process at every
 step, but here a part may be empty (a short last batch) and a process may cut its part into fewer micro-batches than another.

@@ -90,6 +90,7 @@ def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trac
             if job.is_due(evaluate_every, state.step) and state.evaluated_at != state.step:
                 settle(job, state, watch)
                 trackers.evaluation(evaluation_record(job, state))
+                watch.leave_out(state)
             kept = is_to_be_kept(job, state)
             if (kept or job.is_due(save_every, state.step)) and saved != (state.step, state.evaluated_at):
                 settle(job, state, watch)
@@ -97,6 +98,7 @@ def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trac
                     measure_average(job, state)
                 save(job, state, store)
                 saved = (state.step, state.evaluated_at)
+                watch.leave_out(state)
             if state.step == job.clock.total_steps or state.ended:
                 if state.ended:
                     trackers.message(f"ended at step {state.step} of {job.clock.total_steps}: {state.ended}")

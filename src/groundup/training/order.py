@@ -1,5 +1,7 @@
 """The sample order of a run: which images belong to which step, a function of (seed, epoch) and nothing else."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,8 @@ class SampleOrder:
                 hint="set train.sampling=shuffle, or loss.class_weights",
             )
         self.windows = windows
-        self._kept: tuple[int, Tensor] | None = None
+        # Two: near the end of an epoch the loader, which decodes ahead, asks for the next one while the loop asks for this one.
+        self._drawn = functools.lru_cache(2)(lambda epoch: epoch_order(seed, epoch, self._count, self._weights))
         self.steps_per_epoch = batches_per_epoch(self._count, batch_size, drop_last)
 
     def at(self, step: int) -> tuple[int, Tensor]:
@@ -47,6 +50,4 @@ class SampleOrder:
         if self.windows is not None:
             start = place * self._batch_size
             return epoch, self.windows.places(self._seed, epoch, start, min(start + self._batch_size, self._count))
-        if self._kept is None or self._kept[0] != epoch:
-            self._kept = (epoch, epoch_order(self._seed, epoch, self._count, self._weights))
-        return epoch, batch_indices(self._kept[1], self._batch_size, place, self._drop_last)
+        return epoch, batch_indices(self._drawn(epoch), self._batch_size, place, self._drop_last)

@@ -41,6 +41,11 @@ class LossWatch:
         record = {**self._describe(state), **self._speed(state)}
         self._pending = Pending.of(record, torch.stack([loss.detach().to(state.sums.values), *state.sums.values[2:4]]))
 
+    def leave_out(self, state: TrainingState) -> None:
+        """The time since the last step, spent on an evaluation or a checkpoint, counts for no speed."""
+        if self._last is not None:
+            self._last = (time.perf_counter(), state.images)
+
     def _speed(self, state: TrainingState) -> dict[str, float]:
         now, before = (time.perf_counter(), state.images), self._last
         self._last = now

@@ -3,6 +3,7 @@
 The mirror is an S3 server on loopback with a proxy before it that fails on demand, a folder, or a small Hub.
 """
 
+import errno
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ import shutil
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +33,7 @@ from groundup.runs.mirror.files import whole
 from groundup.runs.mirror.places import open_place
 from groundup.runs.mirror.restore import bring_up_to_date, run_from_mirror
 from groundup.runs.mirror.sending import Mirror
+from groundup.runs.train import Run
 from groundup.tracking import Tracker
 from groundup.training import CheckpointStore, Sums, TrainingState
 
@@ -172,7 +175,15 @@ def test_a_run_comes_back_from_its_mirror_byte_for_byte(run: ARun, url: str, tmp
     assert not list((run.folder.path / "checkpoints").glob(".*")), "no links are left"
 
 
-def test_a_checkpoint_that_the_run_has_removed_meanwhile_still_arrives(run: ARun, proxy: Any) -> None:
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "a file system without hard links"])
+def test_a_checkpoint_that_the_run_has_removed_meanwhile_still_arrives(
+    run: ARun, proxy: Any, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
     url = f"s3://{proxy.bucket}/run"
     proxy.mode = "refuse"
     mirror = run.mirror(url, begins=False)
@@ -327,6 +338,24 @@ def test_a_copy_whose_best_is_damaged_is_not_used(run: ARun, tmp_path: Path) -> 
     assert os.readlink(back / "checkpoints/last") == "step-0000010"
 
 
+def test_the_checkpoint_before_a_damaged_one_is_used_though_the_best_has_moved(run: ARun, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there/run"
+    mirror = run.mirror(url, keep=2)
+    mirror.start()
+    for number, (step, best) in enumerate([(10, 10), (20, 10), (30, 30)], start=1):
+        mirror.saved(run.save(step, best=best))
+        wait(lambda number=number: mirror.uploaded == number)
+    damage(tmp_path / "there/run/checkpoints/step-0000030/model.safetensors")
+    back = run_from_mirror(url, tmp_path / "back", run.said.append)
+    assert os.readlink(back / "checkpoints/last") == "step-0000020"
+    assert os.readlink(back / "checkpoints/best") == "step-0000010"
+    for number, step in enumerate([40, 50], start=4):
+        mirror.saved(run.save(step, best=30))
+        wait(lambda number=number: mirror.uploaded == number)
+    assert mirror.finish(10)
+    assert steps_in(url) == [f"step-00000{step}" for step in (50, 40, 30)], "10 goes when nothing kept names it"
+
+
 def test_a_mirror_with_nothing_whole_in_it_is_an_error_and_makes_no_folder(run: ARun, tmp_path: Path) -> None:
     url = f"file://{tmp_path}/there/run"
     there = mirrored(run, url, (10, 20))
@@ -452,6 +481,99 @@ def test_the_last_upload_is_cut_short_when_the_run_is_told_to_stop(
     assert not mirror.finish(60, results=True, stopped=lambda: time.monotonic() > started + 0.3)
     assert time.monotonic() - started < 20, "of the 60 s"
     proxy.mode = "pass"
+
+
+def test_an_upload_that_is_given_up_ends_and_leaves_nothing_behind(tmp_path: Path, proxy: Any) -> None:
+    run = ARun(tmp_path / "run", megabytes=0.4)
+    url = f"s3://{proxy.bucket}/run"
+    mirror = run.mirror(url)
+    mirror.start()
+    proxy.rate, proxy.mode = 100_000, "slow"
+    mirror.saved(run.save(10))
+    wait(lambda: mirror._busy)
+    thread = mirror._thread
+    assert thread is not None
+    assert not mirror.finish(0.5)
+    assert not list((run.folder.path / "checkpoints").glob(".*")), "no links are left"
+    proxy.rate = 10_000_000
+    thread.join(20)
+    assert not thread.is_alive()
+    assert steps_in(url) == [], "what was not sent by then is not sent in secret"
+
+
+def test_credentials_that_may_not_delete_still_copy_and_what_stays_is_said_once(run: ARun, proxy: Any) -> None:
+    statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:DeleteObject"}
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [{**statement, "Resource": f"arn:aws:s3:::{proxy.bucket}/*"}],
+    }
+    address = f"http://127.0.0.1:{proxy.target}/{proxy.bucket}?policy"
+    kind = {"Content-Type": "application/json"}
+    request = urllib.request.Request(address, data=json.dumps(policy).encode(), method="PUT", headers=kind)
+    urllib.request.urlopen(request, timeout=10).close()
+    url = f"s3://{proxy.bucket}/run"
+    mirror = run.mirror(url, keep=1)
+    mirror.start()
+    for number, step in enumerate((10, 20, 30), start=1):
+        mirror.saved(run.save(step))
+        wait(lambda number=number: mirror.uploaded == number)
+    assert mirror.finish(10)
+    assert mirror.failed == 0
+    assert steps_in(url) == ["step-0000030", "step-0000020", "step-0000010"]
+    assert len([line for line in run.said if "old copies stay, they may not be removed: PermissionError" in line]) == 1
+
+
+@pytest.fixture(scope="module")
+def over(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    """A finished run with a mirror in a folder, and where that is."""
+    place = tmp_path_factory.mktemp("over")
+    settings = [*tiny, "train.epochs=1", "track.tensorboard=false", f"checkpoint.mirror=file://{place}/there"]
+    return groundup.train("digits", settings, run=place / "run", pictures=False), place / "there" / "run"
+
+
+@pytest.mark.parametrize("lacking", ["all of it", "the last manifest", "the result", "nothing"])
+def test_a_finished_run_that_is_asked_for_again_completes_its_mirror(over: tuple[Run, Path], lacking: str) -> None:
+    run, there = over
+    before = content(there)
+    if lacking == "all of it":
+        shutil.rmtree(there)
+    elif lacking == "the last manifest":
+        next(there.glob("checkpoints/*/manifest.json")).unlink()
+    elif lacking == "the result":
+        (there / "summary.json").unlink()
+    told = Told()
+    assert groundup.resume(run.folder, terminal=told).summary == run.summary
+    assert content(there).keys() == before.keys()
+    assert run_from_mirror(f"file://{there}", run.folder, lambda text: None) == run.folder, "a folder of this very run"
+    copied = "1 checkpoints copied" if lacking in ("all of it", "the last manifest") else "all of it was there already"
+    assert told.said == [f"mirror file://{there}: {copied}"]
+
+
+def test_a_finished_run_whose_mirror_fails_or_is_anothers_is_still_returned(
+    over: tuple[Run, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, there = over
+    claim = (there / "run.json").read_text()
+    (there / "run.json").write_text(claim.replace('"seed": 0', '"seed": 7'))
+    told = Told()
+    assert groundup.resume(run.folder, terminal=told).summary == run.summary
+    assert "holds another run: seed: 7 there, 0 here" in told.said[0]
+    (there / "run.json").write_text(claim)
+    before = content(there)
+    other = groundup.resume(f"file://{there}", into=tmp_path / "looked-at", terminal=told)
+    assert other.summary == run.summary
+    assert not (there.parent / "looked-at").exists(), "who reads a run under another name sends nothing"
+    assert content(there) == before
+
+
+class Told(Tracker):
+    """What a person would have read."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
 
 
 def test_copies_keep_their_distance_but_the_last_is_always_made(run: ARun, tmp_path: Path) -> None:

@@ -136,6 +136,21 @@ def test_publish_takes_over_the_mirror_of_its_run_and_leaves_its_checkpoints(
     assert back.summary == run.summary
 
 
+def test_a_finished_run_that_is_asked_for_again_completes_its_publication(
+    hub: Any, tiny: list[str], tmp_path: Path
+) -> None:
+    run = train(tmp_path / "run", tiny, "train.epochs=1")
+    before = hub.files("acme/m")
+    lost = ["checkpoints/step-0000003/manifest.json", "summary.json", "publication.json", "model.safetensors"]
+    hub.commit(hub.repos["model", "acme/m"], "main", dict.fromkeys(lost), "as if the last upload had failed")
+    assert groundup.resume(run.folder).summary == run.summary
+    assert hub.files("acme/m").keys() == before.keys()
+    assert same(dict(groundup.load("hf:acme/m").model.state_dict()), dict(groundup.load(run.folder).model.state_dict()))
+    commits = len(hub.repos["model", "acme/m"].titles)
+    groundup.resume(run.folder)
+    assert len(hub.repos["model", "acme/m"].titles) == commits, "nothing is sent twice"
+
+
 def test_publish_refuses_the_mirror_of_another_run(hub: Any, tiny: list[str], tmp_path: Path) -> None:
     run = train(tmp_path / "run", tiny, "train.epochs=1")
     other = Path(shutil.copytree(run.folder, tmp_path / "other", symlinks=True))

@@ -17,7 +17,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ _STAGING = ".mirroring-"
 class Copy:
     """A checkpoint set aside for an upload.
 
-    `folder`: hard links to its files, so that it stays when the run removes the original; `best_name`: the best checkpoint of that
-    moment, `best`: its copy if it is another one; `small`: text of the run's small files.
+    `folder`: hard links to its files, so that it stays when the run removes the original, or copies on a file system that has none;
+    `best_name`: the best checkpoint of that moment, `best`: its copy if it is another one; `small`: text of the run's small files.
     """
 
     name: str
@@ -44,9 +44,8 @@ class Copy:
     best: "Copy | None" = None
 
     def discard(self) -> None:
-        """Remove the links. A checkpoint that could not be linked is the run's own and stays."""
-        if self.folder.parent.name.startswith(_STAGING):
-            shutil.rmtree(self.folder.parent, ignore_errors=True)
+        """Remove what was set aside."""
+        shutil.rmtree(self.folder.parent, ignore_errors=True)
         if self.best:
             self.best.discard()
 
@@ -71,30 +70,43 @@ class Copy:
 
 
 def set_aside(run: Path, checkpoint: Path) -> Copy:
-    """A copy of `checkpoint` and of the run's best, made in a moment: links, and some kilobytes of text."""
+    """A copy of `checkpoint` and of the run's best, made in a moment: links, and some kilobytes of text. OSError if there is no
+    room for it."""
     small = {name: (run / name).read_text() for name in SMALL if (run / name).is_file()}
     link = checkpoint.parent / "best"
     best = checkpoint.parent / os.readlink(link) if link.is_symlink() else None
+    copy = Copy(checkpoint.name, _beside(checkpoint), small)
     if best is None or not best.is_dir():
-        return Copy(checkpoint.name, _linked(checkpoint), small)
-    other = Copy(best.name, _linked(best), small, best.name) if best != checkpoint else None
-    return Copy(checkpoint.name, _linked(checkpoint), small, best.name, other)
+        return copy
+    try:
+        other = Copy(best.name, _beside(best), small, best.name) if best != checkpoint else None
+    except OSError:
+        copy.discard()
+        raise
+    return replace(copy, best_name=best.name, best=other)
 
 
-def _linked(checkpoint: Path) -> Path:
+def _beside(checkpoint: Path) -> Path:
     beside = checkpoint.parent / f"{_STAGING}{secrets.token_hex(4)}" / checkpoint.name
     try:
         beside.mkdir(parents=True)
         for file in checkpoint.iterdir():
-            os.link(file, beside / file.name)
-    except OSError:  # a file system without hard links: the original is read, as long as it is there
+            _link_or_copy(file, beside / file.name)
+    except OSError:
         shutil.rmtree(beside.parent, ignore_errors=True)
-        return checkpoint
+        raise
     return beside
 
 
+def _link_or_copy(file: Path, target: Path) -> None:
+    try:
+        os.link(file, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, target)
+
+
 def clean(checkpoints: Path) -> None:
-    """Remove the links that a killed run has left."""
+    """Remove what a killed run has set aside."""
     for leftover in checkpoints.glob(f"{_STAGING}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 

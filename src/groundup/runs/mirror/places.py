@@ -23,6 +23,10 @@ _CLIENTS = ("huggingface_hub", "httpcore", "requests", "urllib3")
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 60
 
 
+class NotRemoved(Exception):
+    """Everything was written; what should have been taken away stays, because these credentials may not remove."""
+
+
 class Place(Protocol):
     """The files of one run in a mirror. `url`: its address, for messages."""
 
@@ -46,7 +50,7 @@ class Place(Protocol):
         after: str | None = None,
     ) -> None:
         """Write `files`, then `last`, then take away the files `removed`. `after`: the commit of a repository that must still be
-        its newest; a folder has none."""
+        its newest; a folder has none. NotRemoved if all but the removal was done."""
 
 
 def check_address(url: str) -> None:
@@ -60,9 +64,14 @@ def is_address(text: str) -> bool:
     return text.startswith("hf:") or re.match(r"[a-z][a-z0-9+.-]*://", text) is not None
 
 
-def place_of_run(url: str, name: str) -> Place:
+def address_of_run(url: str, name: str) -> str:
     """Where the run folder `name` is kept in the mirror `url`: below it; a repository of the Hub is one run's own."""
-    return open_place(url if url.startswith("hf:") else f"{url.rstrip('/')}/{name}")
+    return url if url.startswith("hf:") else f"{url.rstrip('/')}/{name}"
+
+
+def place_of_run(url: str, name: str) -> Place:
+    """The place there."""
+    return open_place(address_of_run(url, name))
 
 
 def open_place(url: str) -> Place:
@@ -127,7 +136,7 @@ class FilesPlace:
         removed: Iterable[str] = (),
         after: str | None = None,
     ) -> None:
-        if last is not None:
+        if last is not None and last[0] in self._sizes(last[0].rpartition("/")[0]):
             self._remove([last[0]])  # while files are being replaced they do not count
         for name, content in files.items():
             self._put(name, content)
@@ -138,7 +147,10 @@ class FilesPlace:
                 if name.startswith(last[0].rpartition("/")[0]) and there.get(name) != size:
                     raise OSError(f"{name}: {there.get(name)} bytes arrived of {size}")
             self._put(*last)
-        self._remove(removed)
+        try:
+            self._remove(removed)
+        except PermissionError as error:
+            raise NotRemoved(in_words(error)) from error
 
     def _put(self, name: str, content: Content) -> None:
         if isinstance(content, bytes):

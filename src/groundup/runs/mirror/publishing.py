@@ -39,17 +39,20 @@ class Form:
 
 @dataclass(frozen=True)
 class Publisher:
-    """The publication of a run in its mirror, `url` = hf:OWNER/NAME. pictures: whether curves are drawn."""
+    """The publication of a run in its mirror, `url` = hf:OWNER/NAME. plan: None when the run is over, of which every copy
+    then holds the result; pictures: whether curves are drawn."""
 
     url: str
     folder: RunFolder
-    plan: Plan
+    plan: Plan | None
     pictures: bool = True
 
     def of_copy(self, copy: Copy) -> Form:
         """For a copy of a checkpoint: the weights that the run would report if it ended there."""
+        if self.plan is None:
+            return self.of_result()
         described = json.loads(copy.small["classifier.json"])
-        gathered = Gathered(tuple(self._contents(copy, described)))
+        gathered = Gathered(tuple(self._contents(copy, described, self.plan)))
         return self._form(described["classes"], lambda there: gathered)
 
     def of_result(self) -> Form:
@@ -65,40 +68,40 @@ class Publisher:
     def _form(self, classes: list[str], gathered: Callable[[There], Gathered]) -> Form:
         remote = look(parse_hub(self.url))
         there = remote.there_of_mirror((*SMALL, *AT_THE_END))  # it was admitted as this run's own
-        planned = changes(gathered(there), there, self.plan.recipe.name, classes)
+        planned = changes(gathered(there), there, self.folder.recipe().name, classes)
         files = {content.name: content.source for content in planned.contents if content.name in planned.send}
         return Form(files, planned.remove, remote.head, planned.notes)
 
-    def _contents(self, copy: Copy, described: dict[str, Any]) -> list[Content]:
-        recipe = self.plan.recipe
+    def _contents(self, copy: Copy, described: dict[str, Any], plan: Plan) -> list[Content]:
+        recipe = plan.recipe
         weights = copy.best.folder if recipe.evaluate.model == "best" and copy.best else copy.folder
         contents = [Content(MODEL, weights / MODEL)]
         contents += [Content(name, text.encode()) for name, text in copy.small.items()]
         with tempfile.TemporaryDirectory(prefix="groundup-") as place:
             for name, text in copy.small.items():
                 write_text(Path(place) / name, text)
-            shown = self._pictures(RunFolder(Path(place)))
-            card = self._card(RunFolder(Path(place)), step_of(weights.name), described, shown)
+            shown = self._pictures(RunFolder(Path(place)), plan)
+            card = self._card(RunFolder(Path(place)), step_of(weights.name), described, shown, plan)
         contents += [Content(name, content) for name, content in shown.items()]
         return [*contents, Content(CARD, card.encode())]
 
-    def _pictures(self, small: RunFolder) -> dict[str, bytes]:
+    def _pictures(self, small: RunFolder, plan: Plan) -> dict[str, bytes]:
         """The samples, and the curves up to the copy."""
         if self.pictures:
-            draw_curves(small, self.plan.recipe)
+            draw_curves(small, plan.recipe)
         pictures = (small.curves_picture, self.folder.samples_picture)
         return {picture.name: picture.read_bytes() for picture in pictures if picture.is_file()}
 
-    def _card(self, small: RunFolder, step: int, described: dict[str, Any], shown: dict[str, bytes]) -> str:
+    def _card(self, small: RunFolder, step: int, described: dict[str, Any], shown: dict[str, bytes], plan: Plan) -> str:
         records = read(small.metrics_file) if small.metrics_file.exists() else []
         return unfinished_card(
             SoFar(
-                recipe=self.plan.recipe,
+                recipe=plan.recipe,
                 described=described,
                 own=own_in(small.path),
                 step=step,
-                epoch=self.plan.clock.epoch(step),
-                steps=self.plan.clock.total_steps,
+                epoch=plan.clock.epoch(step),
+                steps=plan.clock.total_steps,
                 metrics=next((record for record in records if record.get("step") == step), {}),
                 pictures=tuple(shown),
                 repository=self.url,

@@ -21,7 +21,15 @@ from groundup.runs.folder import RunFolder
 from groundup.runs.identity import changes_between, identity_of, told
 from groundup.runs.mirror import files
 from groundup.runs.mirror.files import CLAIM, MANIFEST, Copy
-from groundup.runs.mirror.places import Content, Place, in_words, is_mistake, is_of_the_place, place_of_run
+from groundup.runs.mirror.places import (
+    Content,
+    NotRemoved,
+    Place,
+    in_words,
+    is_mistake,
+    is_of_the_place,
+    place_of_run,
+)
 from groundup.runs.mirror.publishing import Form, Publisher
 from groundup.runs.prepare import Plan
 from groundup.version import __version__
@@ -76,7 +84,7 @@ class Mirror:
     `run`: its folder; `identity`: see `identity_of`; `keep`: checkpoints kept there besides the best; `every`: steps between two
     copies, None for each checkpoint; `begins`: the run is new, so that a place with a checkpoint in it is not its own; `say`: told
     what a person should see, from any thread; `publisher`: makes what the copies hold besides, None: they hold nothing more.
-    `uploaded`, `failed`, `passed_over` count checkpoints, attempts, checkpoints.
+    `uploaded`, `failed`, `passed_over` count checkpoints, attempts, checkpoints; what was there already is not counted.
     """
 
     place: Place
@@ -92,6 +100,7 @@ class Mirror:
     passed_over: int = 0
     newest_there: int | None = None
     _waiting: Copy | None = None
+    _sending: Copy | None = None
     _results: bool = False
     _closing: bool = False
     _busy: bool = False
@@ -166,8 +175,9 @@ class Mirror:
             done = not self._has_to_send()
             self._over = True
             self._turn.notify_all()
-            if self._waiting:
-                self._waiting.discard()
+            for copy in (self._waiting, self._sending):
+                if copy:
+                    copy.discard()  # of one that is being sent no further file is found
         self._thread = None
         if not self._refusal:
             self._tell_the_end(done)
@@ -178,6 +188,8 @@ class Mirror:
 
     def _tell_the_end(self, done: bool) -> None:
         counts = f"{self.uploaded} checkpoints copied"
+        if done and not (self.uploaded or self.failed):
+            counts = "all of it was there already"
         counts += f", {self.passed_over} passed over for newer ones" if self.passed_over else ""
         counts += f", {self.failed} attempts failed" if self.failed else ""
         late = "" if done else "; the last upload was given up, what it held lies on this disk alone"
@@ -206,13 +218,14 @@ class Mirror:
     def _next(self) -> tuple[Copy | None, bool]:
         """What to send now: a checkpoint, or the results; neither when nothing is left, or when the place is not admitted yet."""
         with self._turn:
-            self._busy = False
+            self._busy, self._sending = False, None
             self._turn.notify_all()
             if self._admitted:
                 self._turn.wait_for(lambda: self._waiting or self._results or self._closing)
             if self._over:
                 return None, False
             job, self._waiting = self._waiting, None
+            self._sending = job
             results = self._results and job is None
             self._busy = job is not None or results
             return job, results
@@ -222,8 +235,7 @@ class Mirror:
         try:
             if not self._admitted:
                 self._admit()
-            if job is not None:
-                self._send_checkpoint(job)
+            sent = job is not None and self._send_checkpoint(job)
             if results:
                 self._send_results()
         except Exception as error:  # whatever the client of the place raises
@@ -234,7 +246,7 @@ class Mirror:
             job.discard()
         with self._turn:
             self._results = self._results and not results
-            self.uploaded += job is not None
+            self.uploaded += sent
             recovered, self._outage = self._outage and job is not None, self._outage and job is None
         if recovered and not self._over and job is not None:
             self.say(f"mirror {self.place.url}: works again, {job.name} is there")
@@ -246,7 +258,7 @@ class Mirror:
                 self._waiting, job = job, None  # type: ignore[assignment]
             else:
                 self.passed_over += self._waiting is not None
-            self._busy = False
+            self._busy, self._sending = False, None
             self._turn.notify_all()
         if job:
             job.discard()
@@ -308,22 +320,28 @@ class Mirror:
             self.place.publish({CLAIM: json.dumps(claim, indent=2).encode()})
         return files.step_of(there[0]) if there else None
 
-    def _send_checkpoint(self, copy: Copy) -> None:
+    def _send_checkpoint(self, copy: Copy) -> bool:
         names = self.place.names()
         if copy.best is not None:
             self._send_one(copy.best, names, small={})
         removed = self._outdated(names, copy)
-        self._send_one(copy, names, small={name: text.encode() for name, text in copy.small.items()}, removed=removed)
+        small = {name: text.encode() for name, text in copy.small.items()}
+        return self._send_one(copy, names, small=small, removed=removed)
 
-    def _send_one(self, copy: Copy, names: set[str], small: dict[str, bytes], removed: Iterable[str] = ()) -> None:
+    def _send_one(self, copy: Copy, names: set[str], small: dict[str, bytes], removed: Iterable[str] = ()) -> bool:
+        """False if it was there already."""
         manifest, last = copy.manifest(), f"checkpoints/{copy.name}/{MANIFEST}"
         if last in names and self._holds(last, manifest):
-            return
+            return False
         form = self._form(lambda publisher: publisher.of_copy(copy)) if small else None
         beside: Mapping[str, Content] = small if form is None else form.files
         removed = [*removed, *(form.removed if form else ())]
         after = form.after if form else None
-        self.place.publish({**copy.files(), **beside}, (last, _json(manifest)), removed, after)
+        try:
+            self.place.publish({**copy.files(), **beside}, (last, _json(manifest)), removed, after)
+        except NotRemoved as error:
+            self._tell_once(f"mirror {self.place.url}: old copies stay, they may not be removed: {error}")
+        return True
 
     def _send_results(self) -> None:
         form = self._form(lambda publisher: publisher.of_result())
@@ -359,10 +377,17 @@ class Mirror:
         return False
 
     def _outdated(self, names: set[str], copy: Copy) -> list[str]:
-        """Files of the checkpoints that are not kept when `copy` is there, and of those that were never finished."""
+        """Files of the checkpoints that are not kept when `copy` is there, and of those that were never finished. One that is kept
+        needs the best of its own moment, which may not be that of today."""
         best = {copy.best.name} if copy.best else set()
         others = [name for name in files.whole(names) if name not in best | {copy.name}]
-        return files.outdated(names, {copy.name, *best, *others[: self.keep - 1]})
+        kept = others[: self.keep - 1]
+        return files.outdated(names, {copy.name, *best, *kept, *map(self._best_of, kept)})
+
+    def _best_of(self, name: str) -> str:
+        with suppress(ValueError, FileNotFoundError):
+            return files.read_manifest(self.place.read(f"checkpoints/{name}/{MANIFEST}"))["best"] or name
+        return name
 
 
 def _json(content: Any) -> bytes:
