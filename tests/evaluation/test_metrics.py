@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from groundup.basis.errors import GroundupError
-from groundup.evaluation import confusion, correct, macro_accuracy, nll, per_class, top_k
+from groundup.evaluation import confusion, correct, macro_accuracy, nll, per_class, top_k, wilson
 
 
 @pytest.fixture
@@ -70,6 +70,7 @@ def test_confusion_of_a_single_class_is_one_cell() -> None:
 
 def test_per_class_gives_recall_and_precision_and_none_where_there_is_nothing_to_divide_by() -> None:
     rows = per_class(torch.tensor([[3, 1, 0], [1, 4, 0], [0, 0, 0]]), ["cat", "dog", "owl"])
+    assert [row.pop("recall_interval") for row in rows] == [list(wilson(3, 4)), list(wilson(4, 5)), None]
     assert rows == [
         {"class": "cat", "images": 4, "recall": 0.75, "precision": 0.75},
         {"class": "dog", "images": 5, "recall": 0.8, "precision": 0.8},

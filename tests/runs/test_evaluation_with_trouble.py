@@ -55,6 +55,7 @@ def test_what_groundup_measured_is_never_left_out(measured: Path) -> None:
 def test_a_view_that_cannot_be_shown_again_is_left_out_with_a_note_and_ends_no_evaluation(
     copied: Path, key: str, facts: dict
 ) -> None:
+    (copied / "evaluation.json").unlink(missing_ok=True)
     evaluate(copied, split="validation")
     known = json.loads((copied / "evaluation.json").read_text())
     known["sections"].setdefault(key, {})["test"] = facts

@@ -121,6 +121,7 @@ def test_the_report_on_the_test_split_is_the_summary_again(finished: Run) -> Non
     assert list(result.top1_interval) == finished.summary["top1_interval"]
     assert np.asarray(result.confusion).sum() == finished.summary["images"]
     known = json.loads((finished.folder / "evaluation.json").read_text())["sections"]["accuracy"]["test"]
+    assert known.pop("cost")["forward_passes"] == 1
     known.pop("pictures")
     assert known == json.loads(json.dumps(result.to_dict()))
     assert (finished.folder / "confusion-test.png").is_file()
