@@ -51,8 +51,11 @@ class StopAfter(StopRequest):
 
     @property
     def pending(self) -> Interrupted | None:
-        self._left -= 1
         return Interrupted("SIGTERM", 143) if self._left < 0 else None
+
+    def check(self) -> None:
+        self._left -= 1
+        super().check()
 
 
 class Losses(Tracker):

@@ -1,6 +1,7 @@
 """Training on images that are decoded as they are needed: windows cut at load, resume bit for bit, no thread left behind."""
 
 import io
+import itertools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,13 @@ import groundup
 from groundup.augment import mix_groups
 from groundup.augment.random_resized_crop import RandomResizedCrop
 from groundup.basis.interruption import Interrupted, StopRequest
-from groundup.data import DecodingLoader, UnreadableImage
+from groundup.data import DecodingLoader, SourceImages, UnreadableImage
 from groundup.recipe import validate
 from groundup.runs.from_disk import cuts_at_load, training_loader
 from groundup.runs.identity import what_decides
 from groundup.runs.prepare import make_plan, open_data
-from groundup.training import World, train_step
+from groundup.tracking import Trackers
+from groundup.training import World, train, train_step
 from groundup.training.loop import parts
 
 CROP = {"name": "random_resized_crop", "scale": [0.2, 1.0], "p": 0.9}
@@ -201,6 +203,33 @@ class StopOnceDecoding(StopRequest):
     def pending(self) -> Interrupted | None:
         self.seen = self.seen or "groundup-read_0" in self.threads()
         return Interrupted("SIGTERM", 143) if self.seen else None
+
+
+def test_a_source_that_falls_silent_keeps_no_run_from_stopping_where_it_is(
+    photographs: Path, lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = changes(photographs, CROP, FLIP)
+    recipe["data"] |= {"workers": 1, "prefetch": 0}
+    whole = lab.run(tmp_path / "whole", recipe)
+    job, state = lab.build(recipe)
+    answers, asked, stop, encoded = threading.Event(), itertools.count(), StopRequest(), SourceImages.encoded
+
+    def read(source: SourceImages, positions: np.ndarray) -> list[Any]:
+        # The first of three parts of the fourth batch; evaluations read in a thread of their own.
+        if threading.current_thread().name.startswith("groundup-read") and next(asked) == 9:
+            stop.request("the machine goes")
+            assert answers.wait(30), "the run waited for the source"
+        return encoded(source, positions)
+
+    monkeypatch.setattr(SourceImages, "encoded", read)
+    with pytest.raises(Interrupted, match="the machine goes"):
+        train(job, state, lab.store(tmp_path / "part"), Trackers([], report=pytest.fail), stop)
+    assert (tmp_path / "part" / "checkpoints" / "last").resolve().name == "step-0000003"
+    answers.set()
+    job.data.close()
+    part = lab.run(tmp_path / "part", recipe)
+    expected = whole.state.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in part.state.model.state_dict().items())
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from groundup.data.sources import RawImage
 AHEAD_BYTES = 1 << 30
 _PIECE = 16  # images per task
 MOST_WORKERS = 16
+_LOOK = 0.2  # seconds between two looks at whether the run was asked to stop
 
 
 class Windows(Protocol):
@@ -102,6 +104,10 @@ class DecodingLoader(MemoryLoader):
         batch = self._start(upcoming, places) if number is None else self._foreseen((step, number))
         return batch.result().to(self._device, non_blocking=True).permute(0, 3, 1, 2)
 
+    def wait(self, step: int, given_up: Callable[[], bool]) -> None:
+        self._prepare((step, 0))
+        self._pending[step, 0].wait(given_up)
+
     def close(self) -> None:
         """End the threads; what they have decoded ahead is dropped. A later `training` starts new ones."""
         for batch in self._pending.values():
@@ -119,6 +125,10 @@ class DecodingLoader(MemoryLoader):
 
     def _foreseen(self, key: _Key) -> "_Batch":
         """The batch `key`, with those after it under way."""
+        self._prepare(key)
+        return self._pending[key] if self._again else self._pending.pop(key)
+
+    def _prepare(self, key: _Key) -> None:
         # Where batches come back, all of the step stay at hand.
         first, count = ((key[0], 0), len(self._at(key[0]).parts)) if self._again else (key, 1)
         wanted = list(islice(self._from(first), count + self._ahead))
@@ -132,7 +142,6 @@ class DecodingLoader(MemoryLoader):
                 if room < 0:
                     break
                 self._begin(other)
-        return self._pending[key] if self._again else self._pending.pop(key)
 
     def _begin(self, key: _Key) -> None:
         if key not in self._pending:
@@ -210,6 +219,12 @@ class _Batch:
         self._pixels: Tensor | None = None
         self._pieces: Future[list[Future[None]]] = pools.reader.submit(self._read, pools.decoders)
 
+    def wait(self, given_up: Callable[[], bool]) -> None:
+        """Until `result` has nothing to wait for, or an error to raise, or `given_up()`: a silent server holds the reader up for
+        minutes."""
+        if _wait_for(self._pieces, given_up) and self._pieces.exception() is None:
+            all(_wait_for(piece, given_up) for piece in self._pieces.result())
+
     def result(self) -> Tensor:
         """Wait for the pixels. UnreadableImage names an image that cannot be decoded."""
         for piece in self._pieces.result():
@@ -270,6 +285,13 @@ class _Batch:
             return decode_image(raw, name, resolution=side, resize=self._source.resize)
         with named_failures(name):
             return cut(image, window, side, self._upcoming.interpolation).numpy()
+
+
+def _wait_for(work: "Future[Any]", given_up: Callable[[], bool]) -> bool:
+    """Whether `work` is done; False if it was given up before."""
+    while not work.done() and not given_up():
+        wait_for([work], _LOOK)
+    return work.done()
 
 
 _Found = Opened | UnreadableImage

@@ -267,6 +267,9 @@ class MemoryLoader:
         Here they are what `take` gives; `DecodingLoader` may cut windows out of them."""
         return self._gathered(indices)
 
+    def wait(self, step: int, given_up: Callable[[], bool]) -> None:
+        """Return when `training` will find the first images of update number `step` ready, or when `given_up()`."""
+
     def close(self) -> None:
         """End what works ahead of the loop, if anything does."""
 

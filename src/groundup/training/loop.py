@@ -103,8 +103,10 @@ def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trac
                 if state.ended:
                     trackers.message(f"ended at step {state.step} of {job.clock.total_steps}: {state.ended}")
                 return
-            stop.check()
             started = time.perf_counter()
+            if not job.world.is_shared:  # of several processes none may leave the others alone in a step
+                job.data.wait(state.step, lambda: stop.pending is not None)
+            stop.check()
             loss = train_step(job, state)
             watch.saw(state, loss)
             state.seconds += time.perf_counter() - started
