@@ -3,8 +3,11 @@
 import getpass
 import json
 import os
+import re
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -257,3 +260,24 @@ def test_nothing_is_left_of_a_run_whose_data_cannot_be_used(tiny: list[str], tmp
         with pytest.raises(GroundupError):
             groundup.train("digits", [*tiny, override], run=tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_edited_source_says_so_whichever_room_was_edited(tmp_path: Path) -> None:
+    package = Path(groundup.__file__).parent
+    shutil.copytree(package, tmp_path / "groundup", ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "all"]):
+        subprocess.run([*git, *command], check=True)
+    edited = tmp_path / "groundup" / "evaluation" / "metrics.py"
+    code = f"""
+from groundup.runs.folder import environment
+print(environment()["commit"])
+with open({str(edited)!r}, "a") as file:
+    file.write("\\n")
+print(environment()["commit"])
+"""
+    said = subprocess.run(
+        [sys.executable, "-B", "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert re.fullmatch("[0-9a-f]{12}", said[0])
+    assert said[1] == f"{said[0]}+changes"

@@ -255,8 +255,8 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The git commit of groundup's own source, with `+changes` if it was edited; None for an installed package."""
-    here = Path(__file__).resolve().parent
-    git = ["git", "-C", str(here)]
+    package = Path(__file__).resolve().parents[1]
+    git = ["git", "-C", str(package)]
     try:
         # An installed copy may lie inside somebody's checkout: only a tracked source file counts.
         subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True, timeout=10)
@@ -264,7 +264,7 @@ def _commit() -> str | None:
             [*git, "rev-parse", "--short=12", "HEAD"], check=True, capture_output=True, text=True, timeout=10
         )
         changes = subprocess.run(
-            [*git, "status", "--porcelain", "--", str(here)], check=True, capture_output=True, text=True, timeout=10
+            [*git, "status", "--porcelain", "--", str(package)], check=True, capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return None
