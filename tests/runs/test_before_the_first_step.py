@@ -62,12 +62,17 @@ def test_one_image_per_pass_is_refused_where_nothing_is_trained_too(command: obj
         command(load_recipe("digits", [*tiny, "train.batch_size=1"]))
 
 
-@pytest.mark.parametrize("override", ["train.device=cuda", "train.precision=fp16", "train.device=gpu"])
-def test_hardware_that_is_not_there_is_refused_before_the_data_is_opened(override: str, tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(UsageError, match=f"^{override.partition('=')[0]}="):
-        groundup.train("digits", [override, "data.source=folder:nowhere"], run=tmp_path / "run")
+MISSING = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [[f"train.device={MISSING}"], ["train.precision=fp16", "train.device=cpu"], ["train.device=gpu"]],
+    ids=["device", "precision", "no device"],
+)
+def test_hardware_that_is_not_there_is_refused_before_the_data_is_opened(overrides: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"^{overrides[0].partition('=')[0]}="):
+        groundup.train("digits", [*overrides, "data.source=folder:nowhere"], run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

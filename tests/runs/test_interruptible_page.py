@@ -3,7 +3,6 @@
 import configparser
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -13,7 +12,6 @@ import pytest
 import yaml
 
 PAGE = Path(__file__).parents[2] / "docs" / "interruptible.md"
-pytestmark = pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")
 
 # Resuming from the mirror ends with the status in $MIRROR_STATUS; training works until it is told to stop.
 GROUNDUP = """#!/bin/sh
