@@ -1,7 +1,11 @@
 """Shared by all tests: nothing is written outside pytest's own temporary folders, and GPU tests skip without a GPU."""
 
+import importlib.util
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 # Read when torch is loaded. The suite runs as one process per core: threads that spin while they wait would take each other's.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
@@ -26,6 +30,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="module")
+def load_bench() -> Iterator[Callable[[str], ModuleType]]:
+    """load_bench(NAME): the script bench/NAME.py as a module."""
+    loaded = []
+
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).parents[1] / "bench" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"bench_{name}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+        loaded.append(spec.name)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    for name in loaded:
+        del sys.modules[name]
 
 
 @pytest.fixture

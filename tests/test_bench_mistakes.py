@@ -1,9 +1,6 @@
 """The two mistakes that bench/mistakes.py emulates, for no setting has them: each does what it says, and nothing else differs."""
 
-import importlib.util
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -18,7 +15,6 @@ from groundup.recipe import load_recipe
 from groundup.runs.prepare import open_data
 from groundup.runs.train import Run
 
-BENCH = Path(__file__).parents[1] / "bench" / "mistakes.py"
 TRAINED = [
     *("model.width=8", "data.limit=250", "train={epochs: 4, batch_size: 25, threads: 1}", "augment.policy=[]"),
     *("schedule={name: constant, lr: 0.05}", "loss={label_smoothing: 0}", "track.tensorboard=false"),
@@ -27,15 +23,9 @@ TRAINED = [
 
 
 @pytest.fixture(scope="module")
-def mistakes() -> Iterator[ModuleType]:
+def mistakes(load_bench: Callable[[str], ModuleType]) -> ModuleType:
     """The bench, as a module."""
-    spec = importlib.util.spec_from_file_location("bench_mistakes", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["bench_mistakes"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["bench_mistakes"]
+    return load_bench("mistakes")
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """bench/regularisation.py: nothing of other settings is taken for its own, and what a seed lacks is left out."""
 
-import importlib.util
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,20 +12,13 @@ from groundup.basis.errors import UsageError
 from groundup.evaluation import mean_interval
 from groundup.recipe import Recipe, to_yaml
 
-BENCH = Path(__file__).parents[1] / "bench" / "regularisation.py"
 SOURCE = "parquet:somewhere"
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[ModuleType]:
+def bench(load_bench: Callable[[str], ModuleType]) -> ModuleType:
     """The bench, as a module."""
-    spec = importlib.util.spec_from_file_location("bench_regularisation", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["bench_regularisation"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["bench_regularisation"]
+    return load_bench("regularisation")
 
 
 def folder_of(recipe: Recipe, place: Path) -> Path:

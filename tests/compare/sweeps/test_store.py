@@ -14,7 +14,7 @@ from groundup.basis.duration import Clock
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.compare.sweeps.status import is_over, result_lines, summary_of, table_of
 from groundup.compare.sweeps.storages import JournalFile
-from groundup.compare.sweeps.store import Outcome, Store
+from groundup.compare.sweeps.store import Lease, Outcome, Store
 from groundup.compare.sweeps.sweep_file import read_sweep
 from groundup.compare.sweeps.sweeping import begin
 from groundup.compare.sweeps.worker import Watch
@@ -172,6 +172,16 @@ class Away(JournalFile):
             yield now + self.later
 
 
+def watched(store: Store) -> tuple[Lease, Watch, Trackers]:
+    """A run of 20 steps in 4 epochs that has begun: its lease, its watch, and the trackers that tell the watch."""
+    lease, _ = store.take("worker")
+    assert lease is not None
+    watch = Watch(store, lease)
+    told = Trackers([watch])
+    told.start({"total_steps": 20, "epochs": 4.0})
+    return lease, watch, told
+
+
 def test_a_report_that_did_not_get_through_is_told_later_and_pruning_goes_on(sweep_file: Write, tmp_path: Path) -> None:
     prune = {"name": "median", "start": "1step", "finished": 1}
     search = {"space": {"schedule.lr": LR}}
@@ -185,11 +195,7 @@ def test_a_report_that_did_not_get_through_is_told_later_and_pruning_goes_on(swe
         assert store.report(lease, step, 0.5, Clock(5, 20)) == "go on"
     assert store.finish(lease, Outcome("done", None, 0.5))
 
-    lease, _ = store.take("worker")
-    assert lease is not None
-    watch = Watch(store, lease)
-    told = Trackers([watch])
-    told.start({"total_steps": 20, "epochs": 4.0})
+    lease, watch, told = watched(store)
     storage.away = True
     told.evaluation({"step": 5, "validation_top1": 0.8})
     told.evaluation({"step": 10, "validation_top1": 0.6})
@@ -205,11 +211,7 @@ def test_a_report_that_did_not_get_through_is_told_later_and_pruning_goes_on(swe
     assert watch.catch_up() == "go on"
     assert store.runs()[lease.number].step == 20
 
-    lease, _ = store.take("worker")
-    assert lease is not None
-    watch = Watch(store, lease)
-    told = Trackers([watch])
-    told.start({"total_steps": 20, "epochs": 4.0})
+    lease, watch, told = watched(store)
     storage.away = True
     told.evaluation({"step": 5, "validation_top1": 0.1})
     assert watch.verdict == "go on"
