@@ -200,6 +200,18 @@ def test_a_network_that_does_not_take_the_images() -> None:
     assert not told("GU210", check_network(replace(subject(BASE), network=Own())))
 
 
+def test_a_batch_norm_made_for_other_channels_is_told() -> None:
+    def network(channels: int) -> nn.Module:
+        return nn.Sequential(
+            *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(channels), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 100)),
+        )
+
+    (found,) = told("GU210", check_network(replace(subject(BASE), network=network(7))))
+    assert "7" in found.saw
+    assert not told("GU210", check_network(replace(subject(BASE), network=network(8))))
+
+
 def test_dropout_that_the_users_own_network_does_not_have() -> None:
     dropping = subject(BASE, "model.dropout=0.3", "model.head_dropout=0.1")
     assert not told("GU208", check_network(dropping))

@@ -15,7 +15,7 @@ from groundup.evaluation.generalisation import Generalisation, SelectionBias, ge
 from groundup.evaluation.intervals import bootstrap, mean_interval, newcombe, wilson
 from groundup.evaluation.metrics import confusion, correct, macro_accuracy, nll, per_class, top_k
 from groundup.evaluation.neighbours import NEAR_DUPLICATE, confirm_by_pixels, nearest
-from groundup.evaluation.report import Evaluation
+from groundup.evaluation.report import Evaluation, headline
 from groundup.evaluation.superclasses import per_superclass, superclass_accuracy, superclass_confusion
 from groundup.evaluation.tta import TTA, TTA_COST, Forward
 
@@ -46,6 +46,7 @@ __all__ = [
     "evaluation_mode",
     "fit_temperature",
     "generalisation",
+    "headline",
     "macro_accuracy",
     "mean_interval",
     "nearest",

@@ -58,18 +58,11 @@ class Evaluation:
         if logits.ndim == 2 and len(class_names) != logits.shape[1]:
             raise GroundupError(f"{len(class_names)} class names for a model with {logits.shape[1]} outputs")
         predictions = logits.argmax(1)
-        hits = int(metrics.correct(logits, labels).sum())
         matrix = metrics.confusion(predictions, labels, len(class_names))
-        top5 = metrics.top_k(logits, labels, 5)
         kinds = {} if coarse_of_fine is None else _of_superclasses(matrix, coarse_of_fine, superclass_names)
         return cls(
             split=split,
-            images=len(labels),
-            top1=hits / len(labels),
-            top1_interval=wilson(hits, len(labels)),
-            top5=top5,
-            top5_interval=wilson(round(top5 * len(labels)), len(labels)),
-            nll=metrics.nll(logits, labels),
+            **headline(logits, labels),
             macro_accuracy=metrics.macro_accuracy(predictions, labels),
             macro_interval=_macro_interval(predictions, labels),
             per_class=metrics.per_class(matrix, class_names),
@@ -98,6 +91,21 @@ class Evaluation:
             f"{self.split} top-1 {self.top1:.2%} (95% interval {low:.2%} to {high:.2%}), top-5 {self.top5:.2%}, "
             f"{self.images:,} images{view}"
         )
+
+
+def headline(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """What the result of every run says of `logits` (N, C) against `labels` (N,): `images`, `top1`, `top5`, their intervals, `nll`.
+    An `Evaluation` says
+    more, but draws the images a thousand times for it."""
+    hits, top5 = int(metrics.correct(logits, labels).sum()), metrics.top_k(logits, labels, 5)
+    return {
+        "images": len(labels),
+        "top1": hits / len(labels),
+        "top1_interval": wilson(hits, len(labels)),
+        "top5": top5,
+        "top5_interval": wilson(round(top5 * len(labels)), len(labels)),
+        "nll": metrics.nll(logits, labels),
+    }
 
 
 def _macro_interval(predictions: Tensor, labels: Tensor) -> tuple[float, float] | None:

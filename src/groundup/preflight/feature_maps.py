@@ -5,15 +5,18 @@ changes. A network that cannot go there (a part of it is not at home on the meta
 evaluation mode.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
 
 from groundup.evaluation import evaluation_mode
 
@@ -69,9 +72,29 @@ def walk(network: nn.Module, side: int, counting: AbstractContextManager[object]
     images = torch.zeros(1, 3, side, side, device=first.device, dtype=first.dtype)
     try:
         moved = {name: tensor.to("meta") for name, tensor in tensors.items()}
-        return _pass(network, moved, images.to("meta"), counting or nullcontext())
+        with _NormsKeepShapes():
+            return _pass(network, moved, images.to("meta"), counting or nullcontext())
     except Exception:  # a part of it that is not at home on the meta device; a real fault comes again
         return _pass(network, tensors, images, counting or nullcontext())
+
+
+class _NormsKeepShapes(TorchFunctionMode):
+    """A batch norm gives a feature map of the shape that it got. torch works that out step by step on the meta device, which takes
+    several times as long as the rest of the pass. One whose channels do not fit goes to torch, which refuses it."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is batch_norm and args[0].ndim > 1:
+            images, *parameters = args
+            given = [tensor for tensor in (*parameters, *(kwargs or {}).values()) if isinstance(tensor, Tensor)]
+            if all(len(tensor) == images.shape[1] for tensor in given):
+                return torch.empty_like(images)
+        return func(*args, **(kwargs or {}))
 
 
 def _pass(

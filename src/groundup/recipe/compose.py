@@ -4,6 +4,7 @@ YAML is loaded safely: a recipe can hold values, never code. Keys given twice ar
 """
 
 import copy
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -131,6 +132,11 @@ def _extended(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
 
 def parse_mapping(name: str, text: str, what: str) -> dict[str, Any]:
     """The values of a YAML file called `name`; `what` says what the file should be."""
+    return copy.deepcopy(_parsed(name, text, what))
+
+
+@functools.lru_cache(maxsize=16)  # the runs of a sweep begin with the same base
+def _parsed(name: str, text: str, what: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_StrictLoader)
     except (

@@ -3,7 +3,7 @@
 from typing import Any
 
 from groundup.basis.interruption import StopRequest
-from groundup.evaluation import Evaluation
+from groundup.evaluation import headline
 from groundup.models import count_parameters, forward_flops
 from groundup.runs.folder import RunFolder
 from groundup.runs.prepare import Plan, SharedSplit
@@ -32,7 +32,7 @@ def summarize(
     logits, labels = map(world.gather, shared.logits(state.model, recipe, job.engine, stop.check))
     if not world.is_main:
         return {}
-    result = Evaluation.of(logits, labels, splits.classes, split="test")
+    result = headline(logits, labels)
     optimistic = recipe.evaluate.optimistic
     return {
         "format": FORMAT_VERSION,
@@ -42,19 +42,19 @@ def summarize(
         "steps": state.step,
         "epochs": recipe.train.epochs if state.ended is None else round(plan.clock.epoch(state.step), 4),
         "ended": state.ended,
-        "top1": result.top1,
-        "top1_interval": list(result.top1_interval),
-        "top5": result.top5,
-        "top5_interval": list(result.top5_interval),
-        "nll": result.nll,
-        "images": result.images,
+        "top1": result["top1"],
+        "top1_interval": list(result["top1_interval"]),
+        "top5": result["top5"],
+        "top5_interval": list(result["top5_interval"]),
+        "nll": result["nll"],
+        "images": result["images"],
         "selected_on": selected_on(plan, state),
         "reported_on": "test",
         "optimistic": optimistic and uses_selection(plan),
         "weights": "average" if weights == AVERAGE else "model",
         "validation_top1": (state.best or {}).get("validation_top1") if recipe.evaluate.model == "best" else None,
         "pflop": state.flops / 1e15,
-        "evaluation_pflop": forward_flops(state.model, splits.image_size) * result.images / 1e15,
+        "evaluation_pflop": forward_flops(state.model, splits.image_size) * result["images"] / 1e15,
         "seconds": round(state.seconds, 3),
         "images_per_second": round(state.images / state.seconds, 2) if state.seconds else None,
         "device": job.engine.device,
