@@ -93,8 +93,13 @@ def runs(folder: Path, processes: int) -> Callable[[int], float]:
     def run(round_: int) -> float:
         place = folder / f"run-{processes}-{round_}"
         torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "groundup"]
-        data = [f"data={{source: 'arrays:{folder}/noise.npz'}}", "data.image=null", "data.label=null"]
-        chosen = [*SMALL, *data, "train.batch_size=512", "train.epochs=1", "schedule={name: constant, lr: 0.01}"]
+        chosen = [
+            *SMALL,
+            f"data.source=arrays:{folder}/noise.npz",
+            "train.batch_size=512",
+            "train.epochs=1",
+            "schedule={name: constant, lr: 0.01}",
+        ]
         command = [sys.executable, "-m", *torchrun, "train", "cifar100-resnet18", *chosen, "--run-folder", str(place)]
         environment = {**os.environ, "GROUNDUP_CACHE": str(folder / "cache")}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)

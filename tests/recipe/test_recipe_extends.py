@@ -24,6 +24,11 @@ def test_the_parent_is_found_beside_the_recipe_that_names_it(write: Write) -> No
     assert load_recipe(write("mine/leaf.yaml", "extends: ../shared/base.yaml\n")).seed == 9
 
 
+def test_the_columns_of_the_parents_source_are_left_with_it(write: Write) -> None:
+    data = load_recipe(write("mine.yaml", "extends: cifar100-speed\ndata: {source: 'folder:photos'}\n")).data
+    assert (data.image, data.label) == (None, None)
+
+
 def test_a_circle_is_refused_and_shown(write: Write) -> None:
     write("b.yaml", "extends: a.yaml\n")
     with pytest.raises(UsageError, match=r"extends: .*a\.yaml -> .*b\.yaml -> .*a\.yaml goes round in a circle"):

@@ -27,6 +27,23 @@ def test_values_are_read_as_yaml() -> None:
     assert [operation.name for operation in recipe.augment.policy] == ["flip"]
 
 
+@pytest.mark.parametrize("override", ["data.source=folder:photos", "data={source: 'folder:photos'}"])
+def test_the_columns_of_a_source_go_with_it(override: str) -> None:
+    assert load_recipe("cifar100-speed").data.label == "fine_label"
+    data = load_recipe("cifar100-speed", [override]).data
+    assert (data.source, data.image, data.label) == ("folder:photos", None, None)
+    assert load_recipe("cifar100-speed", ["data.source=parquet:photos"]).data.label == "fine_label"
+
+
+def test_a_column_that_is_asked_for_of_a_source_without_any_is_refused_in_any_order() -> None:
+    for overrides in (
+        ["data.label=kind", "data.source=folder:photos"],
+        ["data={source: 'folder:photos', label: kind}"],
+    ):
+        with pytest.raises(UsageError, match=r"data\.label='kind': 'folder' has no columns"):
+            load_recipe("cifar100-speed", overrides)
+
+
 @pytest.mark.parametrize("entry", ["0", "pad_crop"])
 def test_an_entry_of_a_list_is_reached_by_its_place_or_by_its_name(entry: str) -> None:
     (operation,) = load_recipe(BASE, [f"augment.policy.{entry}.pad=2"]).augment.policy

@@ -175,6 +175,11 @@ class DataSettings(Settings):
         return self.source.partition(":")[2].removesuffix(STREAMING)
 
 
+def has_columns(source: str) -> bool:
+    """Whether a source of this form has columns, of which `image` and `label` name two."""
+    return source.partition(":")[0] in _WITH_COLUMNS
+
+
 def _streams(source: str) -> bool:
     kind = source.partition(":")[0]
     return kind == "webdataset" or (kind in _WITH_COLUMNS and source.endswith(STREAMING))

@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from groundup.basis.errors import UsageError, listed, nearest, nearest_names
+from groundup.data.settings import has_columns
 from groundup.recipe.problems import explain
 from groundup.recipe.schema import Recipe
 
@@ -80,17 +81,17 @@ def _unknown_recipe(name: str) -> UsageError:
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """The validated recipe of that name or path with `key.sub=value` overrides applied. UsageError names every problem."""
     values = _extended(name_or_path, seen=())
-    # Names first: choosing another method clears its section, whatever the order on the command line.
-    for override in sorted(overrides, key=lambda override: not _chooses_a_method(override)):
+    # Names and sources first: what they clear is that of the old one, whatever the order on the command line.
+    for override in sorted(overrides, key=lambda override: not _clears(override)):
         lay_override(values, override)
     if any(override.partition("=")[0].strip() not in _KEEP_THE_CLAIM for override in overrides):
         values.pop("claim", None)
     return validate(values)
 
 
-def _chooses_a_method(override: str) -> bool:
+def _clears(override: str) -> bool:
     key = override.partition("=")[0].strip()
-    return key.endswith(".name")
+    return key.endswith(".name") or key == "data.source"
 
 
 def validate(values: Mapping[str, Any]) -> Recipe:
@@ -127,7 +128,18 @@ def _extended(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
     found = os.path.normpath(beside) if name_or_path not in library() and beside.is_file() else parent
     base = _extended(found, (*seen, name_or_path))
     base.pop("claim", None)  # a claim belongs to the recipe it was measured with
+    _leave_columns(base, values.get("data"))
     return _laid_over(base, values)
+
+
+def _leave_columns(values: dict[str, Any], given: object) -> None:
+    """Take the names of columns out of `values`, where the section `data` that is `given` has a source that knows none: they are
+    those of the old source."""
+    if not isinstance(given, Mapping) or not isinstance(source := given.get("source"), str) or has_columns(source):
+        return
+    if isinstance(old := values.get("data"), dict):
+        for key in ("image", "label"):
+            old.pop(key, None)
 
 
 def parse_mapping(name: str, text: str, what: str) -> dict[str, Any]:
@@ -181,6 +193,8 @@ def read_override(override: str) -> tuple[str, Any]:
 def lay_override(values: dict[str, Any], override: str) -> None:
     """Apply `key.sub=value` in place. List entries are counted from 0."""
     key, value = read_override(override)
+    if key in ("data", "data.source"):
+        _leave_columns(values, value if key == "data" else {"source": value})
     *path, last = key.split(".")
     here: Any = values
     for place, part in enumerate(path):
