@@ -25,6 +25,26 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
+def short_settings() -> list[str]:
+    """Overrides that make digits a run of a second with a validation split, whatever its network."""
+    return [TINY[1], "train={epochs: 1, batch_size: 50, threads: 1}", "data={limit: 200, validation: 0.25}"]
+
+
+@pytest.fixture(scope="session")
+def averaged_run(tmp_path_factory: pytest.TempPathFactory, short_settings: list[str]) -> Run:
+    """A finished tiny run that reports an average. Nothing in it may change by being published."""
+    settings = [TINY[0], "average={name: ema, horizon: 2step}", *short_settings]
+    return groundup.train("digits", settings, run=tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture
+def place(averaged_run: Run, tmp_path: Path) -> Path:
+    """A publication of that run, in a folder."""
+    groundup.publish(averaged_run.folder, to=tmp_path / "published")
+    return tmp_path / "published"
+
+
+@pytest.fixture(scope="session")
 def demo_settings() -> list[str]:
     """Overrides that make digits a run of a second with enough images to say what is unlike them."""
     return [*TINY, "train={epochs: 2, batch_size: 50, threads: 1}", "data.limit=600", "track.tensorboard=false"]
