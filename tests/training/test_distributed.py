@@ -169,6 +169,18 @@ def test_the_request_of_one_process_stops_all_at_the_same_step_and_the_resume_re
     assert differences(parts["resumed"], whole) == []
 
 
+def test_a_source_that_is_silent_to_one_process_keeps_none_from_stopping_where_they_are(
+    alone: ModuleType, lab: Any, tmp_path: Path
+) -> None:
+    ended = finished(start(2, SCRIPT, tmp_path, "silent"))
+    assert [status for status, _ in ended] == [0, 0], "\n".join(words for _, words in ended)
+    begun = torch.load(tmp_path / "part.pt", weights_only=True)
+    assert begun["stopped"].startswith("asked to")
+    assert begun["numbers"]["step"] == 5, "the step before the one whose images did not come"
+    whole = alone.outcome(lab, alone.ELASTIC, World(), tmp_path / "whole")
+    assert_same_run(alone.outcome(lab, alone.ELASTIC, World(), tmp_path), whole)
+
+
 def test_what_fails_in_one_process_ends_the_others_with_its_message() -> None:
     script = """
 import sys, torch

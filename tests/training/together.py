@@ -1,13 +1,16 @@
 """Runs of some steps that one or several processes make together; `test_distributed.py` compares their outcomes.
 
 As a script, `together.py FOLDER`, it makes every run of `RUNS` with the processes that the environment names, and saves them in
-FOLDER. `together.py FOLDER stop` begins `ELASTIC` there and stops, `together.py FOLDER resume` goes on with it. Imported, `outcome`
-makes a run in this process alone.
+FOLDER. `together.py FOLDER stop` begins `ELASTIC` there and stops, `together.py FOLDER resume` goes on with it; `together.py FOLDER
+silent` begins `ELASTIC` with images that are decoded as they are needed, which the last process gets no more at a later step.
+Imported, `outcome` makes a run in this process alone.
 """
 
 import importlib.util
+import itertools
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup.basis.interruption import Interrupted, StopRequest
+from groundup.data import SourceImages
 from groundup.runs.prepare import SharedSplit, build_job, build_network, make_plan
 from groundup.tracking import MetricsFile, Trackers
 from groundup.tracking.jsonl import read as read_metrics
@@ -83,6 +87,21 @@ class AfterChecks(StopRequest):
         return Interrupted("SIGTERM", 143) if self._left < 0 else None
 
 
+def fall_silent(stop: StopRequest, reads: int) -> threading.Event:
+    """From the read of training images number `reads` on, counted from 0, the source does not answer until the event that is
+    returned is set; then the process is told to stop."""
+    answers, asked, encoded = threading.Event(), itertools.count(), SourceImages.encoded
+
+    def read(source: SourceImages, positions: Any) -> Any:
+        if threading.current_thread().name.startswith("groundup-read") and next(asked) >= reads:
+            stop.request("the machine goes")
+            assert answers.wait(30), "the run waited for the source"
+        return encoded(source, positions)
+
+    SourceImages.encoded = read  # type: ignore[method-assign]
+    return answers
+
+
 def laboratory() -> Any:
     """The laboratory of this folder's conftest."""
     spec = importlib.util.spec_from_file_location("laboratory", Path(__file__).with_name("conftest.py"))
@@ -95,15 +114,24 @@ def laboratory() -> Any:
 
 
 def outcome(
-    lab: Any, changes: Mapping[str, Any], world: World, folder: Path, *, own: bool = True, stop_after: int | None = None
+    lab: Any,
+    changes: Mapping[str, Any],
+    world: World,
+    folder: Path,
+    *,
+    own: bool = True,
+    stop_after: int | None = None,
+    silent_after: int | None = None,
 ) -> dict[str, Any]:
     """Train in `folder` from its newest checkpoint, with the network above or the recipe's, and say what came out."""
     recipe = lab.recipe(changes)
     plan = make_plan(recipe, lab.splits(recipe))
     engine = choose_engine(recipe.train, plan.clock.total_steps, world)
     engine.activate()
-    asked = stop_after is not None and world.rank == world.size - 1
-    agreed = world.stop(AfterChecks(stop_after) if asked else StopRequest())
+    is_last = world.rank == world.size - 1
+    asked = AfterChecks(stop_after) if stop_after is not None and is_last else StopRequest()
+    answers = fall_silent(asked, silent_after) if silent_after is not None and is_last else None
+    agreed = world.stop(asked)
     network = build_network(plan, engine, WithoutNorm() if own else None)
     job, state = build_job(plan, engine, network, agreed.check, world)
     store = lab.store(folder)
@@ -120,6 +148,9 @@ def outcome(
     except Interrupted as interrupted:
         stopped = interrupted.reason
     metrics.close()
+    if answers is not None:
+        answers.set()
+    job.data.close()
     split = plan.splits.validation
     assert split is not None
     few = SharedSplit.of(split.subset(torch.arange(2).numpy()), plan, engine, world)
@@ -141,13 +172,15 @@ def outcome(
     }
 
 
-def part(folder: Path, stop_after: int | None) -> None:
+def part(folder: Path, what: str) -> None:
     """Begin the run `ELASTIC` in `folder` and stop it, or go on with it."""
+    changes = {**ELASTIC, "data": {"cache": "none", "workers": 1, "prefetch": 0}} if what == "silent" else ELASTIC
+    stop_after, silent_after = 5 if what == "stop" else None, 5 if what == "silent" else None
     lab = laboratory()
     with together() as world:
         world.start(torch.device("cpu"), 60)
         place = folder if world.is_main else folder / f"rank {world.rank}"
-        result = outcome(lab, ELASTIC, world, place, stop_after=stop_after)
+        result = outcome(lab, changes, world, place, stop_after=stop_after, silent_after=silent_after)
         if world.is_main:
             torch.save(result, folder / "part.pt")
 
@@ -175,6 +208,6 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[2:]:
-        part(Path(sys.argv[1]), 5 if sys.argv[2] == "stop" else None)
+        part(Path(sys.argv[1]), sys.argv[2])
     else:
         main(Path(sys.argv[1]))

@@ -60,6 +60,10 @@ class StopRequest:
         if reason := self.pending:
             raise reason
 
+    def check_now(self) -> None:
+        """The same where several processes stop together and none of them can go on if one cannot: no check later."""
+        self.check()
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
             signal.default_int_handler(number, frame)

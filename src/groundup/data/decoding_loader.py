@@ -104,9 +104,14 @@ class DecodingLoader(MemoryLoader):
         batch = self._start(upcoming, places) if number is None else self._foreseen((step, number))
         return batch.result().to(self._device, non_blocking=True).permute(0, 3, 1, 2)
 
+    @property
+    def keeps_waiting(self) -> bool:
+        return True
+
     def wait(self, step: int, given_up: Callable[[], bool]) -> None:
-        self._prepare((step, 0))
-        self._pending[step, 0].wait(given_up)
+        if self._at(step).parts:  # of several processes one may have no share in a short batch
+            self._prepare((step, 0))
+            self._pending[step, 0].wait(given_up)
 
     def close(self) -> None:
         """End the threads; what they have decoded ahead is dropped. A later `training` starts new ones."""

@@ -267,6 +267,11 @@ class MemoryLoader:
         Here they are what `take` gives; `DecodingLoader` may cut windows out of them."""
         return self._gathered(indices)
 
+    @property
+    def keeps_waiting(self) -> bool:
+        """Whether images may be long in coming, so that `wait` is worth its while."""
+        return False
+
     def wait(self, step: int, given_up: Callable[[], bool]) -> None:
         """Return when `training` will find the first images of update number `step` ready, or when `given_up()`."""
 

@@ -3,6 +3,9 @@
 Every check sends what this process was asked and reads what all were asked at the check before: one number, the largest of all,
 which travels in main memory while the step runs, so that no GPU is waited for. All processes must make the same checks. It is also
 how a process learns within a step that another one has died.
+
+A process that has given up waiting for its images cannot take part in another step. Where that may happen all agree with
+`check_now`, which waits for the answer.
 """
 
 from typing import NoReturn, Protocol
@@ -60,6 +63,18 @@ class AgreedStop(StopRequest):
         self._flying = (request, self._world.largest_later(request))
         if agreed:
             self._raise(agreed)
+
+    def check_now(self) -> None:
+        """Raise `Interrupted` if any process is asked to stop now."""
+        before, request = self.land(), torch.tensor(self._wish())
+        self._world.finish(self._world.largest_later(request))
+        if agreed := max(before, int(request)):
+            self._raise(agreed)
+
+    @property
+    def pending(self) -> Interrupted | None:
+        """What this process alone was asked."""
+        return self._own.pending
 
     def land(self) -> int:
         """Wait for what is under way: the number of the request that all agree on, 0 for none."""

@@ -104,9 +104,12 @@ def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trac
                     trackers.message(f"ended at step {state.step} of {job.clock.total_steps}: {state.ended}")
                 return
             started = time.perf_counter()
-            if not job.world.is_shared:  # of several processes none may leave the others alone in a step
+            if job.data.keeps_waiting:
+                # Told to stop meanwhile, no process begins a step that one of them has no images for.
                 job.data.wait(state.step, lambda: stop.pending is not None)
-            stop.check()
+                stop.check_now()
+            else:
+                stop.check()
             loss = train_step(job, state)
             watch.saw(state, loss)
             state.seconds += time.perf_counter() - started
