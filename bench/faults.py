@@ -6,7 +6,7 @@
 Every run is a real process (with --ranks, as many under torchrun) on digits with a small net, and has to end with the weights,
 the lines of metrics.jsonl and the test accuracy of the run that was left alone, to the last bit. What else a run has to show is
 counted as `shown`: that it noticed the fault, named it, refused to go on. The moments are drawn from --seed and chosen by what
-the run reports. Rows:
+the run reports. --rows makes some of them again; what --out has of the others is kept. Rows:
 
     kill            kill -9 of a random rank; with several ranks the others have to end by themselves
     stop            SIGTERM
@@ -212,6 +212,7 @@ class Table:
 
     def damage(self, times: int) -> Iterator[dict[str, Any]]:
         def kill_and_damage(case: Case) -> None:
+            case.wait(lambda: len(case.steps()) > 1)  # without one before it, the run is refused and not gone on with
             self.kill_one(case)
             newest = case.run / "checkpoints" / f"step-{case.step():07d}"
             file = newest / self.draw.choice(["model.safetensors", "state.pt", "checksums.json"])
@@ -414,14 +415,16 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         table = Table(Path(folder), random.Random(chosen.seed), chosen.ranks, chosen.epochs)
-        rows = []
+        kept = json.loads(chosen.out.read_text())["rows"] if chosen.out and chosen.out.exists() else []
+        rows = {row["fault"]: row for row in kept}
         for name in chosen.rows:
-            rows.append(table.row(name, 1 if chosen.short else TIMES[name]))
-            print(json.dumps({k: v for k, v in rows[-1].items() if k != "each"}), flush=True)
-            result = {"ranks": chosen.ranks, "seed": chosen.seed, "environment": environment(), "rows": rows}
+            rows[name] = {**table.row(name, 1 if chosen.short else TIMES[name]), "commit": environment()["commit"]}
+            print(json.dumps({k: v for k, v in rows[name].items() if k != "each"}), flush=True)
+            ordered = [rows[fault] for fault in TIMES if fault in rows]
+            result = {"ranks": chosen.ranks, "seed": chosen.seed, "environment": environment(), "rows": ordered}
             if chosen.out:
                 write_json(chosen.out, result)
-    bad = [row["fault"] for row in rows if not sound(row)]
+    bad = [row["fault"] for row in rows.values() if not sound(row)]
     sys.exit(
         f"not every run came to the uninterrupted result and showed what it had to: {', '.join(bad)}" if bad else 0
     )
