@@ -9,15 +9,14 @@ tested at 160 px.
                 seed, two epochs of some of them by `folder:`, `webdataset:`, `parquet:` and `parquet:...?streaming`: do weights
                 and measurements agree to the last bit?
     accuracy    a run of --epochs by `source` for every seed; nothing was tuned, test is read once by each; a t interval over seeds
-    workers     photographs decoded and cut per second by 1 and 2 threads, in turn, without a network; run nothing beside it
     memory      resident memory after each of ten epochs of some of the photographs
 
-`--parts` chooses; what --out has of the others is kept. Runs go on where they stopped.
+`--parts` chooses; what --out has of the others is kept. Runs go on where they stopped. How decoding scales over threads is measured by
+`bench/decode.py`.
 """
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -25,22 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import torch
 from growth import MemoryAfterEpochs
 from kept import keep
 
-from groundup.basis.interruption import StopRequest
 from groundup.data import DataSettings, load_splits
 from groundup.evaluation import mean_interval
-from groundup.recipe import load_recipe
 from groundup.runs.folder import environment
-from groundup.runs.prepare import first_job, make_plan
 from groundup.runs.train import resume, train
 
 BASE = "imagenette-resnet50"
 NET = ["model={name: resnet18, stem: imagenet, width: 32}", "data.cache=none", "track.tensorboard=false"]
 SOME = 1500  # photographs of the parts that compare
-PARTS = ("doors", "accuracy", "workers", "memory")
+PARTS = ("doors", "accuracy", "memory")
 
 
 def overrides(source: str, epochs: int, *more: str) -> list[str]:
@@ -119,37 +114,6 @@ def accuracy(source: str, runs: Path, epochs: int, seeds: list[int]) -> dict[str
     return {"runs": each, "top1_over_seeds": mean_interval(values) if len(values) > 1 else None}
 
 
-def workers(source: str, rounds: int = 5, batches: int = 12) -> list[dict[str, Any]]:
-    """Photographs per second from the loader alone, with 1 and 2 threads in turn."""
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    splits = load_splits(DataSettings(source=source, cache="none", resolution=160, resize="crop"))
-    for _ in range(rounds):
-        for count, seen in rates.items():
-            seen.append(rate_of(overrides(source, 1, f"data.workers={count}"), splits, batches))
-    first = rates[1]
-    return [
-        {
-            "workers": count,
-            "images_per_second": statistics.median(seen),
-            "relative_to_one": statistics.median(now / one for now, one in zip(seen, first, strict=True)),
-        }
-        for count, seen in rates.items()
-    ]
-
-
-def rate_of(chosen: list[str], splits: Any, batches: int) -> float:
-    """Images per second of the training batches of a recipe that nobody trains on."""
-    torch.set_num_threads(1)
-    job, _ = first_job(make_plan(load_recipe(BASE, chosen), splits), StopRequest().check)
-    try:
-        job.data.training(job.order.at(0)[1], 0)  # the threads have begun
-        started = time.perf_counter()
-        images = sum(len(job.data.training(job.order.at(step)[1], step)) for step in range(1, batches + 1))
-        return images / (time.perf_counter() - started)
-    finally:
-        job.data.close()
-
-
 def memory(source: str, runs: Path) -> list[int]:
     """Resident bytes after each of ten epochs."""
     watch = MemoryAfterEpochs()
@@ -173,8 +137,6 @@ def main() -> None:
             result[part] = doors(chosen.source, chosen.runs)
         elif part == "accuracy":
             result[part] = accuracy(chosen.source, chosen.runs, chosen.epochs, chosen.seeds)
-        elif part == "workers":
-            result[part] = workers(chosen.source)
         else:
             result["memory_bytes_after_epochs"] = memory(chosen.source, chosen.runs)
         keep({**result, **environment()}, chosen.out)
