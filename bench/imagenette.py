@@ -1,4 +1,4 @@
-"""Photographs from disk: the same run by every door, accuracy after a few epochs, decoding workers, and memory over epochs.
+"""Photographs from disk: the same run by every door, accuracy after a few epochs, and memory over epochs.
 
     python bench/imagenette.py parquet:PATH/TO/imagenette --seeds 0 1 2 --out bench/results/imagenette.json
 
@@ -11,7 +11,7 @@ tested at 160 px.
     accuracy    a run of --epochs by `source` for every seed; nothing was tuned, test is read once by each; a t interval over seeds
     memory      resident memory after each of ten epochs of some of the photographs
 
-`--parts` chooses; what --out has of the others is kept. Runs go on where they stopped. How decoding scales over threads is measured by
+`--parts` chooses; what --out has of the others is kept. Runs go on where they stopped. How decoding scales over threads:
 `bench/decode.py`.
 """
 

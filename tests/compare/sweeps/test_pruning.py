@@ -1,10 +1,19 @@
 """Who is stopped early, and that a configuration is compared over the same seeds at the same step."""
 
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from groundup.basis.duration import Clock, Duration
 from groundup.compare.sweeps.pruning import Progress, should_prune
+from groundup.compare.sweeps.status import summary_of
 from groundup.compare.sweeps.sweep_file import HalvingPruning, HyperbandPruning, MedianPruning
+
+from .conftest import carried_out
+
+Write = Callable[..., Path]
 
 CLOCK = Clock(10, 270)
 MEDIAN = MedianPruning(name="median", start=Duration(1, "ep"), finished=3)
@@ -74,3 +83,26 @@ def test_hyperband_compares_inside_a_bracket_that_begins_at_its_own_rung() -> No
 def test_another_batch_size_is_compared_at_its_last_evaluation_before_the_step() -> None:
     others = [running(number, s0={7: 0.9, 14: 0.9}) for number in range(3)]
     assert should_prune(HALVING, [*others, running(3, s0={10: 0.1})], 3, 0, CLOCK, maximize=True)
+
+
+def test_a_search_prunes_what_falls_behind_and_keeps_to_its_budget(sweep_file: Write, tmp_path: Path) -> None:
+    file = sweep_file(
+        grid=None,
+        search={"space": {"schedule.lr": {"low": 1e-7, "high": 0.1, "log": True}}, "startup": 3},
+        seeds=1,
+        budget={"runs": 7},
+        metric="validation_loss",
+        prune={"name": "successive_halving", "start": "2step", "reduction": 2},
+    )
+    file.write_text(file.read_text().replace("checkpoint.every: 1step", "evaluate.every: 2step"))
+    store = carried_out(file, tmp_path / "sweep")
+    runs = store.runs()
+    states = Counter(run.state for run in runs)
+    assert len(runs) == 7
+    assert states["pruned"] >= 1
+    assert states["done"] >= 1
+    assert states["pruned"] + states["done"] == 7
+    whole = max(run.pflop for run in runs)
+    assert all(0 < run.pflop < whole and run.value is None and run.reason for run in runs if run.state == "pruned")
+    best = summary_of(store)["best"]
+    assert best["mean"] == min(run.value for run in runs if run.value is not None)

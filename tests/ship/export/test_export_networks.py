@@ -48,7 +48,7 @@ def test_an_untrained_network_gives_the_same_probabilities_from_its_files(name: 
     module, facts = ExportedClassifier(classifier, temperature), facts_of(classifier, name, "0" * 64, temperature)
     write_pt2(module, facts, tmp_path / "model.pt2")
     runners = [open_pt2(tmp_path / "model.pt2")]
-    if name != "wide_resnet":  # whose ONNX file test_export.py makes; an export of either kind takes seconds
+    if name != "wide_resnet":  # whose ONNX file test_exported_files.py makes; an export of either kind takes seconds
         assert write_onnx(module, facts, tmp_path / "model.onnx")["opset"] == 18
         runners.append(open_onnx(tmp_path / "model.onnx", 1))
     for count in (1, 7):

@@ -54,56 +54,49 @@ def should_prune(
     others = [one for one in progress if one.number != number]
     start = max(1, clock.steps(rule.start))
     if isinstance(rule, MedianPruning):
-        return _below_median(rule, current, others, steps, seeds, start, maximize)
-    first = 0
-    if isinstance(rule, HyperbandPruning):
+        others = [one for one in others if one.finished]
+    elif isinstance(rule, HyperbandPruning):
         brackets = 1 + max(0, math.floor(math.log(max(1.0, clock.total_steps / start), rule.reduction) + 1e-9))
-        others = [one for one in others if one.number % brackets == number % brackets]
-        first = number % brackets
-    return _off_the_rung(rule.reduction, current, others, steps, seeds, start * rule.reduction**first, maximize)
+        bracket = number % brackets
+        others = [one for one in others if one.number % brackets == bracket]
+        start *= rule.reduction**bracket
+    own = {at: mean for at in steps if (mean := current.mean_at(at, seeds)) is not None}
+    standings = [mean for one in others if (mean := one.mean_at(step, seeds)) is not None]
+    means = _Means(steps, own, standings, maximize)
+    if isinstance(rule, MedianPruning):
+        return _below_median(rule, start, means)
+    return _off_the_rung(rule.reduction, start, means)
 
 
-def _below_median(
-    rule: MedianPruning,
-    current: Progress,
-    others: list[Progress],
-    steps: list[int],
-    seeds: list[int],
-    start: int,
-    maximize: bool,
-) -> bool:
+@dataclass(frozen=True)
+class _Means:
+    """What is compared: `own` means of a configuration up to the last of its `steps`, and those of the `others` there."""
+
+    steps: Sequence[int]
+    own: Curve
+    others: Sequence[float]
+    maximize: bool
+
+
+def _below_median(rule: MedianPruning, start: int, means: _Means) -> bool:
     from optuna.pruners import MedianPruner
 
-    at = steps[-1]
-    compared = [(one, one.mean_at(at, seeds)) for one in others if one.finished]
-    trials = [_trial({at: mean}, finished=True) for _, mean in compared if mean is not None]
-    own = {step: mean for step in steps if (mean := current.mean_at(step, seeds)) is not None}
+    trials = [_trial({means.steps[-1]: mean}, finished=True) for mean in means.others]
     pruner = MedianPruner(n_startup_trials=rule.finished, n_warmup_steps=start)
-    return _asked(pruner, trials, _trial(own), maximize)
+    return _asked(pruner, trials, _trial(means.own), means.maximize)
 
 
-def _off_the_rung(
-    reduction: int,
-    current: Progress,
-    others: list[Progress],
-    steps: list[int],
-    seeds: list[int],
-    start: int,
-    maximize: bool,
-) -> bool:
+def _off_the_rung(reduction: int, rung: int, means: _Means) -> bool:
     from optuna.pruners import SuccessiveHalvingPruner
 
-    at, before = steps[-1], steps[-2] if len(steps) > 1 else 0
-    rung = start
+    before, at = [0, *means.steps][-2:]
     while rung * reduction <= at:
         rung *= reduction
-    mean = current.mean_at(at, seeds)
-    if mean is None or not before < rung <= at:
+    if not before < rung <= at:
         return False  # no rung since the last evaluation
-    standings = [one.mean_at(at, seeds) for one in others]
-    trials = [_trial({}, rung=value) for value in standings if value is not None]
+    trials = [_trial({}, rung=mean) for mean in means.others]
     pruner = SuccessiveHalvingPruner(min_resource=rung, reduction_factor=reduction)
-    return _asked(pruner, trials, _trial({at: mean}), maximize)
+    return _asked(pruner, trials, _trial({at: means.own[at]}), means.maximize)
 
 
 def _trial(values: Curve, *, finished: bool = False, rung: float | None = None) -> "FrozenTrial":
