@@ -47,6 +47,16 @@ def test_nobody_is_stopped_before_enough_have_finished_or_before_the_start() -> 
     assert not should_prune(late, [*enough, current], 3, 0, CLOCK, maximize=True)
 
 
+@pytest.mark.parametrize("rule", [MEDIAN, HALVING])
+def test_a_configuration_that_has_diverged_counts_for_nothing(rule: MedianPruning | HalvingPruning) -> None:
+    diverged, own = finished(9, float("nan")), running(3, s0={10: 0.1})
+    others = [finished(number, 0.5) for number in range(3)]
+    assert should_prune(rule, [*others, diverged, own], 3, 0, CLOCK, maximize=True)
+    assert not should_prune(rule, [*others[:1], diverged, running(3, s0={10: 0.6})], 3, 0, CLOCK, maximize=True)
+    half = running(3, s0={10: 0.1}, s1={10: float("nan"), 20: 0.1})
+    assert not should_prune(rule, [*others, half], 3, 0, CLOCK, maximize=True)
+
+
 def test_a_first_seed_is_compared_with_first_seeds() -> None:
     # Seed 0 is an unlucky one for everybody: the means over three seeds are near 0.7.
     others = [finished(number, 0.3, 0.9, 0.9) for number in range(3)]

@@ -29,9 +29,9 @@ class Progress:
     curves: Mapping[int, Curve]
 
     def mean_at(self, step: int, seeds: Sequence[int]) -> float | None:
-        """The mean over `seeds` at `step`; None if one of them has not got that far."""
+        """The mean over `seeds` at `step`; None if one of them has not got that far, or has no finite value there."""
         values = [value_at(self.curves.get(seed, {}), step) for seed in seeds]
-        known = [value for value in values if value is not None]
+        known = [value for value in values if value is not None and math.isfinite(value)]
         return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
@@ -61,6 +61,8 @@ def should_prune(
         others = [one for one in others if one.number % brackets == bracket]
         start *= rule.reduction**bracket
     own = {at: mean for at in steps if (mean := current.mean_at(at, seeds)) is not None}
+    if step not in own:
+        return False  # another seed has diverged there: nothing is known of the mean
     standings = [mean for one in others if (mean := one.mean_at(step, seeds)) is not None]
     means = _Means(steps, own, standings, maximize)
     if isinstance(rule, MedianPruning):
