@@ -37,6 +37,7 @@ from typing import Any
 
 import outages
 import psutil
+from full_disk import fill, small_disk
 
 from groundup.basis.files import write_json
 from groundup.runs.folder import environment
@@ -301,7 +302,7 @@ class Table:
                     case.start()
                     self.moment(case)
                     kind = "tmpfs" if disk else "file size limit"
-                    filling = None if disk is None else _fill(disk)
+                    filling = None if disk is None else fill(disk)
                     for rank in () if disk else case.ranks_running():
                         resource.prlimit(rank.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
                     refused = case.finish() != 0 and "the checkpoint could not be written" in case.said()
@@ -378,30 +379,6 @@ def _copied_weights(port: int, url: str) -> bytes | None:
     newest = whole(place.names())
     content: bytes | None = place.read(f"checkpoints/{newest[0]}/model.safetensors") if newest else None
     return content
-
-
-@contextlib.contextmanager
-def small_disk(place: Path, megabytes: int = 12) -> Iterator[Path | None]:
-    """A file system of its own, None where this user may not mount one."""
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        yield None
-        return
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def _fill(disk: Path) -> Path:
-    """Leave so little room that the folder of a checkpoint can be made and its weights cannot be written."""
-    file = disk / "filling"
-    with contextlib.suppress(OSError), open(file, "wb", buffering=0) as stream:
-        while True:
-            stream.write(bytes(1 << 16))
-    os.truncate(file, max(0, file.stat().st_size - 200_000))
-    return file
 
 
 def main() -> None:
