@@ -25,6 +25,8 @@ _KEEP_THE_CLAIM = {
     *("check.ignore", "cost.per_hour"),
 }
 _NEAREST = 4  # names of the library that an unknown one is answered with
+# libyaml writes the same ten times as fast. Reading is left to Python: libyaml's reader crashes on what is nested too deeply.
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _LIBRARY = resources.files("groundup.recipe") / "library"
 
 
@@ -104,8 +106,9 @@ def validate(values: Mapping[str, Any]) -> Recipe:
 
 def to_yaml(recipe: Recipe) -> str:
     """The complete recipe, every default written out; `load_recipe` of it gives an equal recipe."""
-    return yaml.safe_dump(
+    return yaml.dump(
         recipe.model_dump(mode="json", by_alias=True),
+        Dumper=_DUMPER,
         sort_keys=False,
         allow_unicode=True,
         width=110,

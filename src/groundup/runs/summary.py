@@ -54,7 +54,7 @@ def summarize(
         "weights": "average" if weights == AVERAGE else "model",
         "validation_top1": (state.best or {}).get("validation_top1") if recipe.evaluate.model == "best" else None,
         "pflop": state.flops / 1e15,
-        "evaluation_pflop": forward_flops(state.model, splits.image_size) * result["images"] / 1e15,
+        "evaluation_pflop": _flops(job, state, splits.image_size) * result["images"] / 1e15,
         "seconds": round(state.seconds, 3),
         "images_per_second": round(state.images / state.seconds, 2) if state.seconds else None,
         "device": job.engine.device,
@@ -72,6 +72,11 @@ def summarize(
         "own": own,
         "notes": [*splits.notes, *_without_average(state)],
     }
+
+
+def _flops(job: Job, state: TrainingState, side: int) -> int:
+    """Of the forward pass of one image of `side` px; training may have seen that size."""
+    return job.flops[side] if side in job.flops else forward_flops(state.model, side)
 
 
 def _without_average(state: TrainingState) -> list[str]:
