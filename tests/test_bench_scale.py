@@ -41,7 +41,7 @@ def test_a_process_decodes_with_no_more_than_its_threads_and_what_the_lock_lets_
     assert rates[0]["images_per_second"] == pytest.approx(8 * 1000 / scale.decoding_ms(110, 168))
     assert rates[1]["images_per_second"] == rates[2]["images_per_second"] == 2 * rates[0]["images_per_second"]
     assert {rate["bottleneck"] for rate in rates} == {"decoding"}
-    small = scale.predict(scale.H200, replace(work, image_kb=25), 1)
+    small = scale.predict(replace(scale.H200, mfu=0.4), replace(work, image_kb=25), 1)
     assert small["bottleneck"] == "Python's lock"
     assert small["images_per_second"] == pytest.approx(1000 / scale.measured()["python_ms"])
     assert scale.predict(scale.H200, replace(work, decoded=math.inf), 1)["bottleneck"] == "the GPUs"
