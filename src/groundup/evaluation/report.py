@@ -95,8 +95,7 @@ class Evaluation:
 
 def headline(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """What the result of every run says of `logits` (N, C) against `labels` (N,): `images`, `top1`, `top5`, their intervals, `nll`.
-    An `Evaluation` says
-    more, but draws the images a thousand times for it."""
+    An `Evaluation` says more, but draws the images a thousand times for it."""
     hits, top5 = int(metrics.correct(logits, labels).sum()), metrics.top_k(logits, labels, 5)
     return {
         "images": len(labels),
