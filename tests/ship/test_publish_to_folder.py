@@ -10,9 +10,11 @@ import pytest
 
 import groundup
 from groundup.basis.errors import CheckpointError, GroundupError, UsageError
+from groundup.basis.files import sha256
 from groundup.runs.evaluation_file import read_sections
 from groundup.runs.folder import RunFolder
 from groundup.runs.train import Run
+from groundup.ship.export.place import Place
 from groundup.ship.publish import size_text
 
 
@@ -178,14 +180,32 @@ def test_exports_travel_when_asked_for_and_go_when_they_are_gone(run: Run, tmp_p
     copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
     (copy / "export").mkdir()
     (copy / "export" / "model.onnx").write_bytes(b"a network")
+    place = Place(copy / "export", "model.onnx")
+    place.write({}, {"model.onnx": [sha256(place.path)]})
+    (copy / "export" / "diary.txt").write_text("not meant for anybody")
     (copy / "export" / ".building-x").mkdir()
     (copy / "export" / ".building-x" / "model.onnx").write_bytes(b"half a network, unchecked")
     (copy / ".draft.png").write_bytes(b"not to be seen")
-    groundup.publish(copy, to=tmp_path / "published", include=["export"])
-    assert (tmp_path / "published" / "export" / "model.onnx").read_bytes() == b"a network"
+    done = groundup.publish(copy, to=tmp_path / "published", include=["export"])
+    there = tmp_path / "published" / "export"
+    assert (there / "model.onnx").read_bytes() == b"a network"
+    assert sorted(path.name for path in there.iterdir()) == ["model.onnx", "model.onnx.json"]
+    assert any("export/diary.txt: not as `groundup export` wrote it: left out" in note for note in done.notes)
     assert [path.name for path in (tmp_path / "published").rglob(".*")] == []
-    assert groundup.publish(copy, to=tmp_path / "published").removed == ("export/model.onnx",)
-    assert not (tmp_path / "published" / "export").exists()
+    removed = groundup.publish(copy, to=tmp_path / "published").removed
+    assert removed == ("export/model.onnx", "export/model.onnx.json")
+    assert not there.exists()
+
+
+def test_an_export_that_was_changed_does_not_travel(run: Run, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run", symlinks=True))
+    place = Place(copy / "export", "model.onnx")
+    place.folder.mkdir()
+    place.path.write_bytes(b"a network")
+    place.write({}, {"model.onnx": [sha256(place.path)]})
+    place.path.write_bytes(b"another network")
+    with pytest.raises(UsageError, match="the run has none"):
+        groundup.publish(copy, to=tmp_path / "published", include=["export"])
 
 
 def test_an_unfinished_run_is_refused_with_the_way_on(run: Run, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.basis.errors import UsageError, listed
+from groundup.basis.files import sha256
 from groundup.runs.card.writing import published_as_it_is, published_card, with_words_of
 from groundup.runs.evaluation_file import NAME as EVALUATION
 from groundup.runs.evaluation_file import Sections, read_sections, sections_in, text_of, weights_checksum
@@ -136,7 +137,9 @@ def gather(
     contents += [] if evaluation is None else [Content(EVALUATION, evaluation)]
     contents += [Content(picture.name, picture) for picture in sorted(folder.path.glob("*.png")) if _shown(picture)]
     for extra in extras:
-        contents += _extra(folder.path, extra)
+        found, strange = _extra(folder.path, extra)
+        contents += found
+        notes += tuple(strange)
     notes += () if ours else (published_as_it_is(folder),)
     return Gathered(tuple(contents), notes, settled)
 
@@ -179,16 +182,35 @@ def may_be_ours(name: str, extras: Sequence[str]) -> bool:
     return first in extras if below else first in known or first.endswith(".png")
 
 
-def _extra(run: Path, extra: str) -> list[Content]:
+def _extra(run: Path, extra: str) -> tuple[list[Content], list[str]]:
+    """What the notes beside the exports say to be groundup's, with these; and a line about each file that is not."""
     if extra not in EXTRAS:
         raise UsageError(f"--include {extra}: unknown; allowed: {listed(EXTRAS)}")
     place = run / EXTRAS[extra]
+    ours = {path for note in sorted(place.glob("*.json")) for path in _noted(note)}
+    if not ours:
+        raise UsageError(
+            f"--include {extra}: the run has none that is as it was made",
+            hint=f"`groundup export {run} --to onnx` makes one",
+        )
     hidden = re.compile(r"(^|/)\.")  # among them what a killed export was building, which nobody has checked
-    names = {file.relative_to(run).as_posix(): file for file in sorted(place.rglob("*")) if file.is_file()}
-    contents = [Content(name, file) for name, file in names.items() if not hidden.search(name)]
-    if not contents:
-        raise UsageError(f"--include {extra}: the run has none", hint=f"`groundup export {run} --to onnx` makes one")
-    return contents
+    names = {path: path.relative_to(run).as_posix() for path in sorted(place.rglob("*")) if path.is_file()}
+    shown = {path: name for path, name in names.items() if not hidden.search(name)}
+    strange = [
+        f"{name}: not as `groundup export` wrote it: left out" for path, name in shown.items() if path not in ours
+    ]
+    return [Content(name, path) for path, name in shown.items() if path in ours], strange
+
+
+def _noted(note: Path) -> list[Path]:
+    """A note of an export and the files that it tells of; nothing if it is no such note, or one of them is not as it says."""
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))["files"].items()
+        files = {note.parent / name: hashes for name, hashes in known if Path(name).name == name}
+        whole = bool(files) and all(path.is_file() and sha256(path) in hashes for path, hashes in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [*files, note] if whole else []
 
 
 def _shown(file: Path) -> bool:
