@@ -19,8 +19,8 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 @pytest.fixture(scope="module")
 def faults() -> ModuleType:
-    """The bench, as a module. It imports its neighbour by name."""
-    for name in ("outages", "faults"):
+    """The bench, as a module. It imports its neighbours by name."""
+    for name in ("outages", "full_disk", "faults"):
         spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None

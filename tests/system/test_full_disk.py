@@ -2,29 +2,20 @@
 
 import os
 import resource
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path | None]:
+def small_disk(load_bench: Callable[[str], ModuleType], tmp_path: Path) -> Iterator[Path | None]:
     """A file system of 7 MB, None where this user may not mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", str(place)], capture_output=True
-    )
-    if not mounted or mounted.returncode:
-        yield None
-        return
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with load_bench("full_disk").small_disk(tmp_path / "disk", 7) as place:
+        yield place
 
 
 def fill_up(file: Path) -> None:
