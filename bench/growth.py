@@ -173,8 +173,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
         panel.set_title(f"time per image against {name}", fontsize=8)
         panel.set_xticks(places, [f"{place:,}" for place in places], fontsize=6, rotation=45)
         panel.minorticks_off()
-    panels[-1].plot([value / 1e9 for value in result["memory_bytes_after_epochs"]], color=PALETTE["blue"])
-    panels[-1].set_ylim(bottom=0)
+    resident = [value / 1e9 for value in result["memory_bytes_after_epochs"]]
+    panels[-1].plot(resident, color=PALETTE["blue"])
+    panels[-1].set_ylim(0, 1.3 * max(resident))
     panels[-1].set_title("resident GB against epochs", fontsize=8)
     save_figure(figure, path)
 
