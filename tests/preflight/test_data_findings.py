@@ -1,5 +1,6 @@
 """Every code of the data: data that has it, what it says, and data that has it not. Folders and arrays are made on the spot."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -213,9 +214,75 @@ def test_the_search_is_kept_in_the_cache(even: Subject, cache: Path) -> None:
     assert len(list((cache / "preflight").glob("duplicates-*.json"))) == 1
 
 
-def test_every_code_is_tested_here() -> None:
-    source = Path(__file__).read_text(encoding="utf-8")
-    assert all(number == code.number and f'"{number}"' in source for number, code in DATA_CODES.items())
+def twice(place: Path, at: int, labels: np.ndarray) -> Subject:
+    """Twenty training images, of which number `at` is the first one again."""
+    train = pictures(20)
+    train[at] = train[0]
+    return subject(arrays(place / "twice.npz", train, labels))
+
+
+def leaked(place: Path, images: int) -> Subject:
+    """Of twenty training images so many stand in test too."""
+    train, test = pictures(20), pictures(2000, seed=99)
+    test[:images] = train[:images]
+    return subject(arrays(place / "leaked.npz", train, TURNS, test))
+
+
+def unreadable(place: Path, files: int) -> Subject:
+    """Two classes of eight images, of which so many are no images."""
+    source = folder(place / "pets", [(8, 8)])
+    for index in range(files):
+        (place / "pets" / "cat" / f"{index}.png").write_bytes(b"not a picture")
+    return subject(source, "data.on_bad_image=skip")
+
+
+TURNS = np.arange(20) % 2
+# code, data that has it, and the nearest that has it not
+CASES: list[tuple[str, Callable[[Path], Subject], Callable[[Path], Subject]]] = [
+    ("GU401", lambda place: of_labels(place, [15, 5]), lambda place: of_labels(place, [10, 10])),
+    ("GU402", lambda place: of_labels(place, [19, 1]), lambda place: of_labels(place, [15, 5])),
+    ("GU403", lambda place: twice(place, 2, TURNS), lambda place: twice(place, 0, TURNS)),
+    ("GU404", lambda place: leaked(place, 1), lambda place: leaked(place, 0)),
+    ("GU405", lambda place: twice(place, 3, TURNS), lambda place: twice(place, 2, TURNS)),
+    ("GU406", lambda place: unreadable(place, 1), lambda place: unreadable(place, 0)),
+    ("GU407", lambda place: sized(place, (20, 10)), lambda place: sized(place, (10, 10))),
+    ("GU408", lambda place: measured_on(place, 300), lambda place: measured_on(place, 2000)),
+    ("GU409", lambda _: subject("data.cache=none"), lambda _: subject()),
+]
+
+
+def of_labels(place: Path, counts: list[int]) -> Subject:
+    """So many training images of each class."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return subject(arrays(place / "labels.npz", pictures(len(labels)), labels))
+
+
+def sized(place: Path, size: tuple[int, int]) -> Subject:
+    """Images of this width and height among square ones, trained on at 8 px."""
+    return subject(folder(place / "sizes", [size, (10, 10)]), "data.resolution=8")
+
+
+def measured_on(place: Path, images: int) -> Subject:
+    """Twenty training images, and so many to test on."""
+    return subject(arrays(place / "tested.npz", pictures(20), TURNS, pictures(images, seed=99)))
+
+
+@pytest.mark.parametrize(("code", "wrong", "sound"), CASES, ids=[case[0] for case in CASES])
+def test_a_code_is_found_where_it_is_and_not_beside_it(
+    code: str,
+    wrong: Callable[[Path], Subject],
+    sound: Callable[[Path], Subject],
+    tmp_path: Path,
+    cache: Path,
+) -> None:
+    for name, made, expected in (("wrong", wrong, True), ("sound", sound, False)):
+        (tmp_path / name).mkdir()
+        assert bool(told(code, made(tmp_path / name), cache / name)) is expected
+
+
+def test_every_code_has_a_case() -> None:
+    assert {code for code, *_ in CASES} == set(DATA_CODES)
+    assert all(number == code.number for number, code in DATA_CODES.items())
 
 
 def test_what_belongs_to_the_data_is_a_note() -> None:
