@@ -1,10 +1,14 @@
 """Neighbours in feature space against one big product, and pixels that confirm a copy or do not."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from groundup.basis.errors import GroundupError, UsageError
-from groundup.evaluation import NEAR_DUPLICATE, confirm_by_pixels, nearest
+from groundup.evaluation import NEAR_DUPLICATE, likeness, nearest
 
 GENERATOR = torch.Generator().manual_seed(0)
 TRAIN = torch.randn(57, 8, generator=GENERATOR)
@@ -68,30 +72,78 @@ def test_features_that_do_not_fit_are_refused() -> None:
         nearest(TEST, TRAIN[:0])
 
 
-def test_copies_mirrored_copies_and_brighter_copies_are_near_duplicates() -> None:
-    dim = (IMAGES // 2).clone()
-    assert confirm_by_pixels(IMAGES, IMAGES).tolist() == [0] * 6
-    assert confirm_by_pixels(IMAGES, IMAGES.flip(3)).tolist() == [0] * 6
-    assert float(confirm_by_pixels(dim, dim + 40).max()) < 1e-6
+def test_copies_and_mirrored_copies_are_one_picture() -> None:
+    assert likeness(IMAGES, IMAGES).tolist() == [1] * 6
+    assert likeness(IMAGES, IMAGES.flip(3)).tolist() == [1] * 6
+    flat = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)  # without details, but equal
+    assert likeness(flat, flat).tolist() == [1]
 
 
-def test_noise_of_a_recompressed_copy_passes_and_another_image_does_not() -> None:
-    noise = torch.randint(-8, 9, IMAGES.shape, generator=GENERATOR)
-    copies = (IMAGES.int() + noise).clamp(0, 255).to(torch.uint8)
-    assert 0.005 < float(confirm_by_pixels(IMAGES, copies).max()) < NEAR_DUPLICATE
-    assert float(confirm_by_pixels(IMAGES, IMAGES.roll(1, 0)).min()) > 5 * NEAR_DUPLICATE
+def photographs(count: int, side: int) -> Tensor:
+    """Random shapes with soft edges and some texture: uint8 (N, 3, side, side), neighbouring pixels alike as in a photograph."""
+    generator = torch.Generator().manual_seed(5)
+    layers = [torch.randn(count, 3, size, size, generator=generator) * size**-0.5 for size in (3, 6, 12, 24)]
+    total = sum(
+        F.interpolate(layer, size=(side, side), mode="bicubic", align_corners=False) * weight
+        for layer, weight in zip(layers, (60, 60, 70, 90), strict=True)
+    )
+    return (128 + total).clamp(0, 255).to(torch.uint8)
 
 
-def test_the_distance_is_a_share_of_the_full_range() -> None:
-    black, halves = torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
-    halves[:, :, :2] = 255
-    assert confirm_by_pixels(black, halves).tolist() == [
-        0.5
-    ]  # after the mean brightness is taken off: all pixels by half
+def shrunk(images: Tensor) -> Tensor:
+    return F.interpolate(images.float(), size=(32, 32), mode="bilinear", antialias=True).round().to(torch.uint8)
+
+
+LARGE = photographs(24, 64)
+SEEN = shrunk(LARGE)
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("noise", lambda: SEEN.int() + torch.randint(-8, 9, SEEN.shape, generator=torch.Generator().manual_seed(1))),
+        ("a darker copy of less contrast", lambda: SEEN * 0.6 + 10),
+        ("shifted by two pixels", lambda: SEEN.roll((2, -2), (2, 3))),
+        ("mirrored and brighter", lambda: SEEN.flip(3) * 0.9 + 25),
+        ("cropped", lambda: shrunk(LARGE[:, :, 4:60, 2:58])),
+        ("cropped more", lambda: shrunk(LARGE[:, :, 6:58, 4:56])),
+        ("a colour taken off", lambda: SEEN * torch.tensor([1.0, 0.9, 0.75])[:, None, None]),
+    ],
+)
+def test_another_copy_of_one_picture_is_a_near_duplicate(what: str, change: Callable[[], Tensor]) -> None:
+    copies = change().clamp(0, 255).to(torch.uint8)
+    for one, other in ((SEEN, copies), (copies, SEEN)):
+        assert float(likeness(one, other).min()) >= NEAR_DUPLICATE, what
+
+
+def test_pictures_of_the_same_tones_with_other_details_are_not_near_duplicates() -> None:
+    blurred = F.avg_pool2d(F.pad(SEEN.float(), (4,) * 4, mode="reflect"), 9, 1)
+    others = (blurred + (SEEN.float() - blurred).roll(1, 0)).clamp(0, 255).to(torch.uint8)
+    assert float(likeness(SEEN, others).max()) < NEAR_DUPLICATE
+    assert float(likeness(SEEN, SEEN.roll(1, 0)).max()) < NEAR_DUPLICATE
+
+
+def test_a_sky_is_no_copy_of_another_sky() -> None:
+    slope = torch.linspace(120, 200, 32)[None, None, :, None].expand(2, 3, 32, 32)
+    noise = torch.randint(-2, 3, (2, 3, 32, 32), generator=torch.Generator().manual_seed(2))
+    skies = (slope + noise).to(torch.uint8)
+    assert float(likeness(skies[:1], skies[1:])) < NEAR_DUPLICATE
+
+
+def test_tiny_images_are_near_duplicates_only_if_they_are_equal() -> None:
+    assert likeness(IMAGES, (IMAGES * 0.9).to(torch.uint8)).tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("side", [24, 48])
+def test_images_of_other_sizes_are_compared_at_one_size(side: int) -> None:
+    images = F.interpolate(LARGE.float(), size=(side, side), mode="bilinear", antialias=True).to(torch.uint8)
+    brighter = (images * 0.9 + 20).to(torch.uint8)
+    assert float(likeness(images, brighter).min()) >= NEAR_DUPLICATE
+    assert float(likeness(images, images.roll(1, 0)).max()) < NEAR_DUPLICATE
 
 
 def test_pairs_must_have_one_shape_and_whole_pixels() -> None:
     with pytest.raises(UsageError, match="one shape"):
-        confirm_by_pixels(IMAGES, IMAGES[:5])
+        likeness(IMAGES, IMAGES[:5])
     with pytest.raises(ValueError, match="uint8"):
-        confirm_by_pixels(IMAGES.float(), IMAGES.float())
+        likeness(IMAGES.float(), IMAGES.float())

@@ -48,10 +48,10 @@ def test_every_copy_in_train_is_found_mirrored_or_not_and_left_out(
     evaluate(copied, sections=["duplicates"], data=own)
     found = json.loads((copied / "evaluation.json").read_text())["sections"]["duplicates"]["test"]
     assert found["train_images"] == len(own.train)
-    exact = {(pair["image"], pair["train_image"]) for pair in found["pairs"] if pair["distance"] == 0}
+    exact = {(pair["image"], pair["train_image"]) for pair in found["pairs"] if pair["likeness"] == 1}
     # Digits are symmetric enough for none to stand in train by itself: the planted ones are all, and all are found.
     assert exact == {(place, place) for place in range(18)}
-    assert all(pair["distance"] <= NEAR_DUPLICATE for pair in found["pairs"])
+    assert all(pair["likeness"] >= NEAR_DUPLICATE for pair in found["pairs"])
     images, labels = own.test.to_device("cpu")  # type: ignore[union-attr]
     shown = augment.normalize(images.permute(0, 3, 1, 2), classifier.mean, classifier.std)
     with torch.no_grad():
@@ -74,9 +74,9 @@ def test_a_copy_that_is_not_the_nearest_by_features_is_found_by_its_pixels(copie
     subject.splits = with_copies(splits, plain=2, mirrored=1)
     candidates = torch.tensor([[9, 8, 0], [1, 7, 1], [6, 2, 5]])
     subject.splits = replace(subject.splits, test=subject.part().subset(np.arange(3)))
-    partners, distances = duplicates._closest_by_pixels(subject, candidates, block=2)
+    partners, alike = duplicates._closest_by_pixels(subject, candidates, block=2)
     assert partners.tolist() == [0, 1, 2]
-    assert distances.tolist() == [0, 0, 0]
+    assert alike.tolist() == [1, 1, 1]
 
 
 def test_the_search_for_duplicates_tells_how_far_it_is_and_what_is_left(copied: Path) -> None:

@@ -14,7 +14,7 @@ from groundup.evaluation.ensemble import Diversity, diversity, ensemble, ensembl
 from groundup.evaluation.generalisation import Generalisation, SelectionBias, generalisation, selection_bias
 from groundup.evaluation.intervals import bootstrap, mean_interval, newcombe, wilson
 from groundup.evaluation.metrics import confusion, correct, macro_accuracy, nll, per_class, top_k
-from groundup.evaluation.neighbours import NEAR_DUPLICATE, confirm_by_pixels, nearest
+from groundup.evaluation.neighbours import NEAR_DUPLICATE, likeness, nearest
 from groundup.evaluation.report import Evaluation, headline
 from groundup.evaluation.superclasses import per_superclass, superclass_accuracy, superclass_confusion
 from groundup.evaluation.tta import TTA, TTA_COST, Forward
@@ -37,7 +37,6 @@ __all__ = [
     "collect_logits",
     "compare_groups",
     "compare_runs",
-    "confirm_by_pixels",
     "confusion",
     "correct",
     "diversity",
@@ -47,6 +46,7 @@ __all__ = [
     "fit_temperature",
     "generalisation",
     "headline",
+    "likeness",
     "macro_accuracy",
     "mean_interval",
     "nearest",

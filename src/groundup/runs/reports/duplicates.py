@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from groundup.basis.errors import UsageError
 from groundup.basis.pictures import image_grid
 from groundup.data import ImageSet
-from groundup.evaluation import NEAR_DUPLICATE, confirm_by_pixels, correct, evaluation_mode, nearest, wilson
+from groundup.evaluation import NEAR_DUPLICATE, correct, evaluation_mode, likeness, nearest, wilson
 from groundup.evaluation.neighbours import closest
 from groundup.runs.reports.base import Facts, Section, Shown, Subject, Table, between, percent, pixels
 
@@ -30,7 +30,7 @@ _TOLD = 10  # times that progress is told
 
 
 def measure(subject: Subject) -> Facts:
-    """The near-duplicates of the split in train, closest first; draws the closest pairs."""
+    """The near-duplicates of the split in train, most alike first; draws some of them."""
     if subject.split == "train":
         raise UsageError(
             "--duplicates: looks for images of another split in train; allowed: --split test or validation"
@@ -38,13 +38,12 @@ def measure(subject: Subject) -> Facts:
     candidates = _candidates(subject)
     if candidates is None:
         return {"found": None, "pictures": []}
-    subject.tell(f"near-duplicates: pixels of {candidates.numel():,} pairs")
-    partners, distances = _closest_by_pixels(subject, candidates)
+    partners, alike = _closest_by_pixels(subject, candidates)
     logits, labels = subject.logits()
     hits = correct(logits, labels)
-    copies = distances <= NEAR_DUPLICATE
+    copies = alike >= NEAR_DUPLICATE
     order = torch.nonzero(copies)[:, 0]
-    order = order[distances[order].argsort(stable=True)]
+    order = order[alike[order].argsort(descending=True, stable=True)]
     train = subject.part("train")
     pairs = [
         {
@@ -52,7 +51,7 @@ def measure(subject: Subject) -> Facts:
             "train_image": int(partners[place]),
             "is": subject.classes[labels[place]],
             "train_is": subject.classes[train.labels[int(partners[place])]],
-            "distance": round(float(distances[place]), 5),
+            "likeness": round(float(alike[place]), 5),
         }
         for place in order.tolist()
     ]
@@ -62,10 +61,10 @@ def measure(subject: Subject) -> Facts:
         "train_images": len(train),
         "found": len(pairs),
         "other_label": sum(pair["is"] != pair["train_is"] for pair in pairs),
-        "threshold": NEAR_DUPLICATE,
+        "least_likeness": NEAR_DUPLICATE,
         "accuracies": {name: _share(hits[inside]) for name, inside in groups.items()},
         "pairs": pairs,
-        "pictures": _draw(subject, pairs[:_SHOWN]),
+        "pictures": _draw(subject, _spread(pairs)),
     }
 
 
@@ -81,7 +80,7 @@ def _candidates(subject: Subject) -> Tensor | None:
     if head is None:
         return None
     own, train = subject.part(), subject.part("train")
-    progress = _Progress(subject, 2 * len(own) + len(train))
+    progress = _Progress(subject, 2 * len(own) + len(train), "features")
     # Both views of the split, one below the other: (2 N, D).
     features = torch.cat([batch for flip in (False, True) for batch in _features(subject, own, head, progress, flip)])
     found: tuple[Tensor, Tensor] | None = None
@@ -116,10 +115,10 @@ def _last_linear(subject: Subject) -> nn.Module | None:
 
 
 class _Progress:
-    """Tells how many of `total` images are through the network, and about how long the others will take."""
+    """Tells of how many of `total` images the features or pixels are looked at, and about how long the others will take."""
 
-    def __init__(self, subject: Subject, total: int) -> None:
-        self.tell, self.total, self.done, self.started = subject.tell, total, 0, time.monotonic()
+    def __init__(self, subject: Subject, total: int, what: str) -> None:
+        self.tell, self.what, self.total, self.done, self.started = subject.tell, what, total, 0, time.monotonic()
 
     def add(self, images: int) -> None:
         """`images` more are done. Tells of the first ones, for how long it will take, and of every tenth."""
@@ -128,9 +127,8 @@ class _Progress:
             return
         left = (time.monotonic() - self.started) * (self.total - self.done) / self.done
         about = f", about {left / 60:.0f} min left" if left >= 60 else f", about {left:.0f} s left"
-        self.tell(
-            f"near-duplicates: features of {self.done:,} of {self.total:,} images{about if self.done < self.total else ''}"
-        )
+        about = about if self.done < self.total else ""
+        self.tell(f"near-duplicates: {self.what} of {self.done:,} of {self.total:,} images{about}")
 
 
 def _features(
@@ -152,23 +150,32 @@ def _features(
         hook.remove()
 
 
-def _closest_by_pixels(subject: Subject, candidates: Tensor, block: int = 64) -> tuple[Tensor, Tensor]:
-    """Of the `candidates` (N, K) of each image the one whose pixels are the least apart, the lowest of equals, int64 (N,), and how
-    far they are, float32 (N,)."""
+def _closest_by_pixels(subject: Subject, candidates: Tensor, block: int = 256) -> tuple[Tensor, Tensor]:
+    """Of the `candidates` (N, K) of each image the one that is most alike by pixels, the lowest of equals, int64 (N,), and how
+    alike they are, float32 (N,)."""
     own, train = subject.part(), subject.part("train")
+    progress = _Progress(subject, len(candidates), "pixels")
     found = []
     for places in torch.arange(len(candidates)).split(block):
         subject.stop.check()
         # Pairs that both views found are looked at once.
         pairs = torch.stack([places.repeat_interleave(candidates.shape[1]), candidates[places].flatten()]).unique(dim=1)
         ours, theirs = (which.unique(return_inverse=True) for which in pairs)
-        apart = confirm_by_pixels(pixels(own, ours[0].numpy())[ours[1]], pixels(train, theirs[0].numpy())[theirs[1]])
-        table = torch.full((len(places), len(theirs[0])), torch.inf)
-        table[ours[1], theirs[1]] = apart
-        least = table.min(1)
-        found.append((theirs[0][least.indices], least.values))
-    partners, distances = zip(*found, strict=True)
-    return torch.cat(partners), torch.cat(distances)
+        alike = likeness(pixels(own, ours[0].numpy())[ours[1]], pixels(train, theirs[0].numpy())[theirs[1]])
+        table = torch.full((len(places), len(theirs[0])), -torch.inf)
+        table[ours[1], theirs[1]] = alike
+        most = table.max(1)
+        found.append((theirs[0][most.indices], most.values))
+        progress.add(len(places))
+    partners, most_alike = zip(*found, strict=True)
+    return torch.cat(partners), torch.cat(most_alike)
+
+
+def _spread(pairs: list[Facts]) -> list[Facts]:
+    """`_SHOWN` of the pairs at most, from the first to the last at equal steps."""
+    if len(pairs) <= _SHOWN:
+        return pairs
+    return [pairs[round(step * (len(pairs) - 1) / (_SHOWN - 1))] for step in range(_SHOWN)]
 
 
 def _draw(subject: Subject, pairs: list[Facts]) -> list[str]:
@@ -189,15 +196,16 @@ def show(facts: Facts) -> Shown:
     lines = [
         f"{facts['found']:,} of {facts['images']:,} images have a near-duplicate among the {facts['train_images']:,} training "
         f"images, {facts['other_label']:,} of them under another label",
-        "the nearest in feature space, of each image as it is and mirrored, confirmed by pixels that differ by at most "
-        f"{facts['threshold']:.0%} of their range: a lower bound, and flat images may be alike without being copies",
+        "the nearest in feature space, of each image as it is and mirrored, confirmed by the details of their pixels (likeness of "
+        f"{facts['least_likeness']:.2f} or more, over shifts and crops); things of one series may be alike without being copies",
     ]
     rows = [
         [name, percent(part["top1"]), between(part["interval"]) if part["images"] else "", f"{part['images']:,}"]
         for name, part in facts["accuracies"].items()
     ]
     caption = (
-        "Left the image of the split, right its neighbour in train, closest first; two names where the labels differ."
+        "Left the image of the split, right its neighbour in train, from the most alike to the least of them; two names where the "
+        "labels differ."
     )
     table = Table(["", "top-1", "95% interval", "images"], rows)
     return Shown(lines, [table], wide=facts["pictures"], caption=caption if facts["pictures"] else "")
