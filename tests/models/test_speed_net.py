@@ -50,6 +50,26 @@ def test_the_stem_is_frozen_and_its_bias_is_not() -> None:
     assert network.whiten.bias.requires_grad
 
 
+def test_a_plain_stem_is_random_and_trained() -> None:
+    network = build_model(SMALL.model_copy(update={"stem": "plain"}), num_classes=5, seed=0)
+    assert isinstance(network, SpeedNet)
+    before = network.whiten.weight.detach().clone()
+    network.initialize_from(correlated_images())
+    assert torch.equal(network.whiten.weight, before)
+    assert not torch.equal(before[12:], -before[:12])
+    network(correlated_images()).square().sum().backward()
+    assert network.whiten.weight.grad is not None
+
+
+def test_the_default_start_is_no_identity() -> None:
+    network = build_model(SMALL.model_copy(update={"init": "default"}), num_classes=5, seed=0)
+    assert isinstance(network, SpeedNet)
+    for layer in network.modules():
+        if isinstance(layer, IdentityConv):
+            assert layer.weight.std() > 0
+            assert not (layer.weight == 0).any()
+
+
 @pytest.mark.parametrize("kernel", [1, 2, 3, 5])
 def test_a_convolution_starts_as_the_identity_and_keeps_the_size_for_even_kernels_too(kernel: int) -> None:
     images = torch.randn(2, 4, 7, 7)

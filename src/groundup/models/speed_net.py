@@ -5,7 +5,8 @@ A frozen 2x2 convolution whitens the colour patches of the training images; thre
     conv (widen) -> 2x2 max-pool -> batch norm -> SiLU,  then  x + SiLU(norm(conv_b(SiLU(norm(conv_a(x))))))
 
 with a narrower middle in the residual pair; the maximum and the mean over the plane feed a linear classifier whose logits
-are scaled down. Every convolution begins as the identity on its first channels.
+are scaled down. Every convolution begins as the identity on its first channels. What the stem and the identity bring can be
+tried: `stem: plain`, `init: default`.
 
     Shapes   images float (N, 3, S, S), S >= 9, any S from one batch to the next; logits float32 (N, classes).
     Source   The family of the fast CIFAR records: whitening stem and identity ("Dirac") initialisation from D. Page (2018) and
@@ -45,6 +46,14 @@ class SpeedNetSettings(Settings):
         0.1, gt=0, le=1, description="Share of the newest batch in the running statistics."
     )
     head_dropout: HeadDropoutField = 0.0
+    stem: Literal["whitened", "plain"] = Field(
+        "whitened",
+        description="whitened: frozen filters that whiten the patches of the training images; plain: random filters, trained.",
+    )
+    init: Literal["identity", "default"] = Field(
+        "identity",
+        description="identity: the convolutions of the groups begin as the identity; default: as torch draws them.",
+    )
 
     @model_validator(mode="after")
     def _three_pairs(self) -> "SpeedNetSettings":
@@ -64,12 +73,16 @@ class SpeedNetSettings(Settings):
 
 class IdentityConv(nn.Conv2d):
     """A convolution without bias that keeps the plane's size and starts as the identity: it copies its input on the first
-    output channels and is random on the others. Even kernels are padded by one more on the left and on top."""
+    output channels and is random on the others. Even kernels are padded by one more on the left and on top.
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
+    identity: False leaves all of it random."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, identity: bool = True) -> None:
         even = kernel % 2 == 0
         super().__init__(channels_in, channels_out, kernel, padding=0 if even else kernel // 2, bias=False)
         self._pad = (kernel // 2, kernel // 2 - 1) * 2 if even else None
+        if not identity:
+            return
         with torch.no_grad():
             nn.init.dirac_(self.weight[: min(channels_in, channels_out)])
 
@@ -81,14 +94,21 @@ class SpeedGroup(nn.Module):
     """Widen, halve the plane, then a residual pair through a narrower middle. (N, C, S, S) -> (N, width, S // 2, S // 2)."""
 
     def __init__(
-        self, channels_in: int, width: int, middle: int, first: int, pair: tuple[int, int], momentum: float
+        self,
+        channels_in: int,
+        width: int,
+        middle: int,
+        first: int,
+        pair: tuple[int, int],
+        momentum: float,
+        identity: bool,
     ) -> None:
         super().__init__()
-        self.conv1 = IdentityConv(channels_in, width, first)
+        self.conv1 = IdentityConv(channels_in, width, first, identity)
         self.norm1 = nn.BatchNorm2d(width, momentum=momentum)
-        self.conv2 = IdentityConv(width, middle, pair[0])
+        self.conv2 = IdentityConv(width, middle, pair[0], identity)
         self.norm2 = nn.BatchNorm2d(middle, momentum=momentum)
-        self.conv3 = IdentityConv(middle, width, pair[1])
+        self.conv3 = IdentityConv(middle, width, pair[1], identity)
         self.norm3 = nn.BatchNorm2d(width, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,12 +123,15 @@ class SpeedNet(nn.Module):
         super().__init__()
         patch = 3 * _WHITENING_KERNEL**2
         self.whiten = nn.Conv2d(3, 2 * patch, _WHITENING_KERNEL)
-        self.whiten.weight.requires_grad_(False)
+        self._whitens = settings.stem == "whitened"
+        self.whiten.weight.requires_grad_(not self._whitens)
         nn.init.zeros_(self.whiten.bias)  # type: ignore[arg-type]
         channels = [2 * patch, *settings.widths]
         self.groups = nn.Sequential(
             *(
-                SpeedGroup(channels[i], width, middle, first, pair, settings.batch_norm_momentum)
+                SpeedGroup(
+                    channels[i], width, middle, first, pair, settings.batch_norm_momentum, settings.init == "identity"
+                )
                 for i, (width, middle, first, pair) in enumerate(
                     zip(settings.widths, settings.middles, settings.first_kernels, settings.pair_kernels, strict=True)
                 )
@@ -120,8 +143,12 @@ class SpeedNet(nn.Module):
 
     @torch.no_grad()
     def initialize_from(self, images: Tensor) -> None:
-        """Set the stem to the whitened directions of 2x2 patches, each with its negative. `images`: float (N, 3, S, S)."""
-        self.whiten.weight.copy_(whitening_filters(images, _WHITENING_KERNEL))
+        """Set the stem to the whitened directions of 2x2 patches, each with its negative; a plain stem stays as it is.
+
+        `images`: float (N, 3, S, S).
+        """
+        if self._whitens:
+            self.whiten.weight.copy_(whitening_filters(images, _WHITENING_KERNEL))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.groups(F.silu(self.whiten(x)))
