@@ -41,9 +41,10 @@ from torch import Tensor
 
 from groundup import augment
 from groundup.augment.random_resized_crop import RandomResizedCrop
-from groundup.data import DOORS, DataSettings, DecodingLoader, ImageSet, SourceImages, Upcoming, decoding
-from groundup.data.decoding import Opened, cut, open_image
+from groundup.data import DOORS, DataSettings, DecodingLoader, ImageSet, SourceImages, Upcoming
 from groundup.data.pack_files import encoded as packed
+from groundup.data.pixels import crops
+from groundup.data.pixels.crops import Opened, cut, open_image
 from groundup.data.sources import Source, SourceSplit
 from groundup.runs.folder import environment
 
@@ -170,7 +171,7 @@ def contestants() -> tuple[dict[str, Work], list[str]]:
         "pillow": ours(lambda raw: open_image(raw, fast=False)),
         "pillow, resize by pillow": pillow_alone,
     }
-    absent = [] if decoding._simplejpeg() else ["simplejpeg"]
+    absent = [] if crops._simplejpeg() else ["simplejpeg"]
     if not absent:
         found["simplejpeg"] = ours(open_image)
     for name, make in (("opencv", opencv), ("pyturbojpeg", turbojpeg)):
@@ -238,13 +239,13 @@ def ratios(notebook: list[float], ours: list[float], rest: list[float]) -> dict[
 def python_ms(raw: list[bytes], side: int) -> float:
     """Time per image with the decoder and the resize taken out, the least of five."""
     pixels, small = np.zeros((HEIGHT, WIDTH, 3), np.uint8), torch.zeros((side, side, 3), dtype=torch.uint8)
-    resize = decoding.resized
-    decoding.resized = lambda *_: small
+    resize = crops.resized
+    crops.resized = lambda *_: small
     try:
         work = ours(lambda content: Opened(*sides(open_image(content)), lambda factor: pixels, reducible=True))
         return min(cost(lambda: work(raw, side, 0), len(raw))[0] for _ in range(5))
     finally:
-        decoding.resized = resize
+        crops.resized = resize
 
 
 def sides(image: Opened) -> tuple[int, int]:
@@ -331,7 +332,7 @@ def main() -> None:
         "python_ms": python_ms(sets["mosaic"], 224),
         "rounds": chosen.rounds,
         "images": chosen.images,
-        "simplejpeg": getattr(decoding._simplejpeg(), "__version__", None),
+        "simplejpeg": getattr(crops._simplejpeg(), "__version__", None),
         "pillow": Image.__version__,
         **environment(),
     }

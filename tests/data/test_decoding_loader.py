@@ -291,7 +291,7 @@ def test_workers_leave_a_core_to_the_training_and_processes_share_the_machine(mo
 def test_batches_that_are_decoded_when_asked_share_the_machine_and_start_no_threads_each(
     monkeypatch: pytest.MonkeyPatch, splits: Splits
 ) -> None:
-    monkeypatch.setattr("groundup.data.decode.usable_cores", lambda: 6)
+    monkeypatch.setattr("groundup.data.pixels.decode.usable_cores", lambda: 6)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     used: list[threading.Thread] = []
     whole = SourceImages.decode_into

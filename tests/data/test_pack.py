@@ -20,7 +20,7 @@ from PIL import Image
 from groundup.basis.errors import DataError, UsageError
 from groundup.data import DataSettings, ImageSet, load_splits
 from groundup.data.pack import LOCK_FILE, PackSettings, decoded_per_second, pack
-from groundup.data.shard_index import ShardIndex
+from groundup.data.shards.index import ShardIndex
 
 Save = Callable[..., Path]
 Picture = Callable[..., np.ndarray]

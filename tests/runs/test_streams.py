@@ -14,7 +14,7 @@ from groundup.basis.errors import DataError, UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.data import DataSettings, load_splits
 from groundup.data.pack import PackSettings, pack
-from groundup.data.stream import StreamImages
+from groundup.data.shards.stream import StreamImages
 from groundup.recipe import load_recipe
 from groundup.runs import prepare
 from groundup.runs.identity import refused_changes

@@ -1,6 +1,5 @@
 """Data: doors to image sources, decoding into a cache on disk, splits by seed, and batches from memory, disk or source."""
 
-from groundup.data.decode import UnreadableImage, decode_image
 from groundup.data.decoding_loader import DecodingLoader, Upcoming, Windows
 from groundup.data.doors import DOORS
 from groundup.data.loading import (
@@ -14,9 +13,10 @@ from groundup.data.loading import (
     some_positions,
     windowed_order,
 )
-from groundup.data.on_demand import SourceImages
+from groundup.data.pixels.decode import UnreadableImage, decode_image
+from groundup.data.pixels.on_demand import SourceImages
 from groundup.data.settings import CacheMode, DataSettings, Resize
-from groundup.data.windows import WindowedOrder
+from groundup.data.shards.windows import WindowedOrder
 
 __all__ = [
     "DOORS",

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 from groundup.basis.machine import usable_cores
-from groundup.data.decode import UnreadableImage, decode_image, named_failures
-from groundup.data.decoding import Interpolation, Opened, Window, cut, open_image
 from groundup.data.loading import ImageSet, MemoryLoader
-from groundup.data.on_demand import SourceImages
+from groundup.data.pixels.crops import Interpolation, Opened, Window, cut, open_image
+from groundup.data.pixels.decode import UnreadableImage, decode_image, named_failures
+from groundup.data.pixels.on_demand import SourceImages
 from groundup.data.settings import Workers
 from groundup.data.sources import RawImage
 

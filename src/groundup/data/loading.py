@@ -18,13 +18,13 @@ from torch import Tensor
 
 from groundup.basis.errors import DataError, UsageError, listed
 from groundup.basis.seeding import generator, permutation, seed_from
-from groundup.data.cache import Cached, CachedSplit, open_cached
 from groundup.data.doors import DOORS
-from groundup.data.on_demand import Pixels
+from groundup.data.pixels.cache import Cached, CachedSplit, open_cached
+from groundup.data.pixels.on_demand import Pixels
 from groundup.data.settings import CacheMode, DataSettings
+from groundup.data.shards.stream import StreamImages, open_stream, whole_positions
+from groundup.data.shards.windows import WindowedOrder
 from groundup.data.splits import stratified_choice, stratified_split
-from groundup.data.stream import StreamImages, open_stream, whole_positions
-from groundup.data.windows import WindowedOrder
 
 _TEST_SHARE = 0.2  # of a source that has no held-out split
 _COPY_BYTES = 64 << 20  # copied to the device at once, so that the images are not in memory twice

@@ -1,6 +1,6 @@
 """Packing: the images of any source into shuffled shards with checksums, as they are encoded, or smaller.
 
-Out: DEST/train-000000.tar (or .parquet) and so on per split, and `index.json` (see `shard_index.py`). The order is a permutation by
+Out: DEST/train-000000.tar (or .parquet) and so on per split, and `index.json` (see `shards.index`). The order is a permutation by
 seed, of a source in shards its windowed order. The same call gives the same bytes (with the same versions of pyarrow and Pillow).
 Each shard appears whole or not at all; what is finished stands in `.packing.jsonl` until the index is written. So a call that was
 killed is repeated, and goes on with the shard at which it stopped.
@@ -27,15 +27,15 @@ from pydantic import ValidationError
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.files import sha256, whole_file
 from groundup.basis.seeding import permutation
-from groundup.data.cache import labelled
-from groundup.data.decode import UnreadableImage, decode_threads, named_failures
-from groundup.data.decoding import open_image
 from groundup.data.doors import DOORS
 from groundup.data.pack_files import ParquetShard, Sample, TarShard, encoded
+from groundup.data.pixels.cache import labelled
+from groundup.data.pixels.crops import open_image
+from groundup.data.pixels.decode import UnreadableImage, decode_threads, named_failures
 from groundup.data.settings import DataSettings
-from groundup.data.shard_index import KINDS, NAME, Entry, ShardIndex
+from groundup.data.shards.index import KINDS, NAME, Entry, ShardIndex
+from groundup.data.shards.windows import WindowedOrder
 from groundup.data.sources import Source, SourceSplit, SplitName
-from groundup.data.windows import WindowedOrder
 
 Format = Literal["parquet", "tar"]
 PROGRESS_FILE, LOCK_FILE = ".packing.jsonl", ".packing.lock"

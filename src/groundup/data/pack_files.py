@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from groundup.basis.errors import DataError
-from groundup.data.decode import named_failures, to_rgb
+from groundup.data.pixels.decode import named_failures, to_rgb
 from groundup.data.sources import RawImage
 
 _ROWS = 100  # of a Parquet file that are compressed together, as on the Hub

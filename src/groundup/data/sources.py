@@ -51,7 +51,7 @@ class SourceSplit:
     """One split as the source has it. `images()` gives them in the order of `labels`; `name(i)` is for messages.
 
     `at(positions)`, int64 (B,), gives those images alone, in that order, and keeps none in memory. `shards`: where its shards
-    begin, for data that is read shard by shard (`shards.py`), else None.
+    begin, for data that is read shard by shard (the room `shards`), else None.
     """
 
     labels: np.ndarray

@@ -11,9 +11,9 @@ import numpy as np
 
 from groundup.basis.errors import GroundupError
 from groundup.data.columns import LabelColumns, find_columns
-from groundup.data.hub import hub_labels
+from groundup.data.doors.hub import hub_labels
+from groundup.data.doors.parquet import parquet_labels
 from groundup.data.labels import encode_labels
-from groundup.data.parquet import parquet_labels
 from groundup.data.settings import DataSettings
 
 _READERS: dict[str, Callable[[DataSettings, Callable[[], None]], LabelColumns]] = {

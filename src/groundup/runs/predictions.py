@@ -26,7 +26,7 @@ from torch import Tensor
 
 from groundup.basis.errors import UsageError, listed
 from groundup.basis.files import whole_file
-from groundup.data.decode import UnreadableImage, decode_threads
+from groundup.data.pixels.decode import UnreadableImage, decode_threads
 from groundup.runs.load import READABLE, Classifier
 
 FORMATS = (".csv", ".parquet")

@@ -15,7 +15,7 @@ from torch import Tensor
 from groundup.basis.errors import UsageError
 from groundup.basis.seeding import generator
 from groundup.data import DOORS, DataSettings, ImageSet
-from groundup.data.cache import open_cached
+from groundup.data.pixels.cache import open_cached
 from groundup.evaluation import bootstrap, correct, wilson
 from groundup.evaluation.corruptions import APPROXIMATE, CORRUPTIONS, SEVERITIES, corrupt
 from groundup.runs.reports.base import Facts, Section, Shown, Subject, Table, between, percent

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from groundup.basis.errors import UsageError
-from groundup.data.decode import MAX_PIXELS
+from groundup.data.pixels.decode import MAX_PIXELS
 from groundup.runs.reports.pictures import heated
 from groundup.ship.demo.limits import KEPT_SECONDS
 from groundup.ship.demo.model import Answer, DemoRun

@@ -4,7 +4,7 @@ Sizes    width and height in px as the picture is seen (upright); content: at mo
 Memory   Sizes are read from the header, before a pixel is decoded. A JPEG that its decoder reduces on the way (to no less than
          twice the network's input) may have up to 89 million pixels; what has to be held in full, as PNG and a JPEG in several
          scans, at most MAX_HELD. Decoding 25 million pixels takes 100 to 200 MB, in AVIF and TIFF up to 300 MB, in WebP 400 MB.
-Here     `groundup.data.decode` prepares the picture, as the training images were. Only formats of photographs and web pages are
+Here     `data.pixels.decode` prepares the picture, as the training images were. Only formats of photographs and web pages are
          opened: Pillow also knows some that start other programs.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from groundup.basis.errors import UsageError
 from groundup.data import UnreadableImage
-from groundup.data.decode import MAX_PIXELS
+from groundup.data.pixels.decode import MAX_PIXELS
 from groundup.runs.load import Classifier
 
 MAX_BYTES = 32 << 20

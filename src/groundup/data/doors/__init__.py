@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from groundup.data.arrays import open_arrays
-from groundup.data.digits_door import open_digits
-from groundup.data.folder import open_folder
-from groundup.data.hub import open_hub
-from groundup.data.parquet import open_parquet
+from groundup.data.doors.arrays import open_arrays
+from groundup.data.doors.digits import open_digits
+from groundup.data.doors.folder import open_folder
+from groundup.data.doors.hub import open_hub
+from groundup.data.doors.parquet import open_parquet
+from groundup.data.doors.webdataset import open_webdataset
 from groundup.data.settings import DataSettings
 from groundup.data.sources import Source
-from groundup.data.webdataset import open_webdataset
 
 # Each takes the settings and `check`, which it calls at points where stopping is safe and which may raise.
 DOORS: dict[str, Callable[[DataSettings, Callable[[], None]], Source]] = {

@@ -14,6 +14,7 @@ import numpy as np
 
 from groundup.basis.errors import DataError, listed
 from groundup.data.imagenet import spoken_names
+from groundup.data.pixels.decode import EXTENSIONS
 from groundup.data.settings import DataSettings
 from groundup.data.sources import (
     Contents,
@@ -24,10 +25,6 @@ from groundup.data.sources import (
     digest,
     existing_folder,
     split_called,
-)
-
-EXTENSIONS = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from groundup.data import UnreadableImage, decoding
-from groundup.data.decode import decode_image, named_failures
-from groundup.data.decoding import cut, open_image, resized
+from groundup.data import UnreadableImage
+from groundup.data.pixels import crops
+from groundup.data.pixels.crops import cut, open_image, resized
+from groundup.data.pixels.decode import decode_image, named_failures
 
 FACTORS = (1, 2, 4, 8)
 
@@ -65,7 +66,7 @@ def test_the_whole_image_is_what_the_cache_would_hold(kind: str) -> None:
 
 def test_without_simplejpeg_everything_goes_on_with_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     with_it = cut(open_image(JPEGS["4:2:0"]), (10, 20, 300, 400), 64)
-    monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
+    monkeypatch.setattr(crops, "_simplejpeg", lambda: None)
     assert torch.equal(cut(open_image(JPEGS["4:2:0"]), (10, 20, 300, 400), 64), with_it)
 
 
@@ -89,7 +90,7 @@ def test_a_window_decoded_smaller_is_nearly_the_window_of_the_whole_image(side: 
         return open_image(raw).pixels(factor)
 
     window = (13, 21, 721, 733)
-    small = cut(decoding.Opened(opened.height, opened.width, pixels, reducible=True), window, side)
+    small = cut(crops.Opened(opened.height, opened.width, pixels, reducible=True), window, side)
     assert asked == [{150: 4, 90: 8, 40: 8}[side]]
     whole = resized(torch.from_numpy(opened.pixels(1))[13:734, 21:754], side)
     difference = (small.int() - whole.int()).abs().float()
@@ -105,7 +106,7 @@ def test_a_window_less_than_twice_as_large_is_decoded_whole() -> None:
         asked.append(factor)
         return open_image(JPEGS["4:2:0"]).pixels(factor)
 
-    image = decoding.Opened(375, 500, pixels, reducible=True)
+    image = crops.Opened(375, 500, pixels, reducible=True)
     cut(image, (0, 0, 255, 500), 128)
     cut(image, (0, 0, 256, 256), 128)
     cut(image, (0, 0, 256, 256), 128, "nearest")

@@ -33,8 +33,8 @@ import numpy as np
 
 from groundup.basis.errors import DataError, listed
 from groundup.basis.files import cache_home, fsync_folder, write_json
-from groundup.data.decode import UnreadableImage, decode_image, decode_threads
-from groundup.data.on_demand import Pixels, SourceImages
+from groundup.data.pixels.decode import UnreadableImage, decode_image, decode_threads
+from groundup.data.pixels.on_demand import Pixels, SourceImages
 from groundup.data.settings import DataSettings
 from groundup.data.sources import Contents, RawImage, Source, SourceSplit, SplitName, digest
 

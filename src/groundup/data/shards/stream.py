@@ -15,9 +15,9 @@ import numpy as np
 
 from groundup.basis.errors import DataError
 from groundup.basis.files import cache_home, write_json
-from groundup.data.cache import Cached, CachedSplit, labelled, locked
-from groundup.data.decode import UnreadableImage, decode_image, decode_threads
-from groundup.data.on_demand import SourceImages
+from groundup.data.pixels.cache import Cached, CachedSplit, labelled, locked
+from groundup.data.pixels.decode import UnreadableImage, decode_image, decode_threads
+from groundup.data.pixels.on_demand import SourceImages
 from groundup.data.settings import DataSettings
 from groundup.data.sources import RawImage, ShardPlaces, Source, SourceSplit, digest
 

@@ -1,7 +1,7 @@
 """The door `hub:OWNER/NAME`: a dataset of the Hugging Face Hub, downloaded and kept by the library `datasets`.
 
 `hub:OWNER/NAME:CONFIG` is one of its configurations, `?streaming` after either reads its Parquet files shard by shard
-(`parquet_shards.py`) and downloads nothing beforehand.
+(`shards.parquet`) and downloads nothing beforehand.
 """
 
 import threading
@@ -13,8 +13,8 @@ import numpy as np
 from groundup.basis.errors import DataError, listed
 from groundup.data.columns import LabelColumns, find_columns, image_values, label_values
 from groundup.data.labels import encode_labels
-from groundup.data.parquet_shards import open_parquet_shards
 from groundup.data.settings import DataSettings
+from groundup.data.shards.parquet import open_parquet_shards
 from groundup.data.sources import Contents, RawImage, Source, SourceSplit, SplitName, digest, split_called
 
 _ROWS_AT_ONCE = 256

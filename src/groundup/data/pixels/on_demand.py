@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from groundup.basis.errors import DataError
-from groundup.data.decode import UnreadableImage, decode_image, decode_threads
+from groundup.data.pixels.decode import UnreadableImage, decode_image, decode_threads
 from groundup.data.settings import DataSettings, Resize
 from groundup.data.sources import RawImage, Source, SourceSplit
 

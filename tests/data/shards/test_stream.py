@@ -19,7 +19,7 @@ from groundup.data import (
     some_positions,
     windowed_order,
 )
-from groundup.data.stream import StreamImages
+from groundup.data.shards.stream import StreamImages
 
 Save = Callable[..., Path]
 Picture = Callable[..., np.ndarray]

@@ -17,11 +17,11 @@ from groundup.basis.errors import DataError, listed
 from groundup.data.columns import Columns, features_of, find_columns, image_values, label_values
 from groundup.data.imagenet import spoken_names
 from groundup.data.labels import encode_labels
-from groundup.data.remote import FileFacts, is_remote, opened, with_retries
 from groundup.data.settings import DataSettings
-from groundup.data.shard_index import Entry, ShardIndex, contents_of, kept_index
-from groundup.data.shard_store import ShardStore
-from groundup.data.shards import OpenShard, Shard, damaged, described, fetch_checked, open_whole
+from groundup.data.shards.index import Entry, ShardIndex, contents_of, kept_index
+from groundup.data.shards.opening import OpenShard, Shard, damaged, described, fetch_checked, open_whole
+from groundup.data.shards.remote import FileFacts, is_remote, opened, with_retries
+from groundup.data.shards.store import ShardStore
 from groundup.data.sources import Contents, Source, SplitName, digest
 
 _ROWS_AT_ONCE = 64

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from groundup.data import UnreadableImage, decode_image
-from groundup.data.decode import MAX_PIXELS
+from groundup.data.pixels.decode import MAX_PIXELS
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -106,7 +106,7 @@ def test_what_is_converted_and_turned_in_strips_is_as_if_it_were_done_at_once(
     exif[0x0112] = orientation
     raw = encoded(image, "TIFF" if mode == "CMYK" else "PNG", exif=exif)
     at_once = decoded(raw)
-    monkeypatch.setattr("groundup.data.decode._STRIP", 100)  # five rows
+    monkeypatch.setattr("groundup.data.pixels.decode._STRIP", 100)  # five rows
     np.testing.assert_array_equal(decoded(raw), at_once)
 
 

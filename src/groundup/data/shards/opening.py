@@ -22,8 +22,8 @@ import numpy as np
 
 from groundup.basis.errors import DataError
 from groundup.basis.files import sha256, write_bytes
-from groundup.data.remote import FileFacts, facts, fetch, is_remote, missing
-from groundup.data.shard_store import ShardStore
+from groundup.data.shards.remote import FileFacts, facts, fetch, is_remote, missing
+from groundup.data.shards.store import ShardStore
 from groundup.data.sources import RawImage, ShardPlaces, SourceSplit, digest
 
 _ASKED_AT_ONCE = 64  # files described between two checks for an interruption

@@ -11,7 +11,7 @@ import pytest
 
 from groundup.basis.errors import DataError, UsageError
 from groundup.data import DataSettings, Splits, load_splits
-from groundup.data.parquet import open_parquet
+from groundup.data.doors.parquet import open_parquet
 
 Save = Callable[..., Path]
 COLOURS = ["red", "green"]

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from groundup.data.decode import orientation, refuse_huge, to_rgb
+from groundup.data.pixels.decode import orientation, refuse_huge, to_rgb
 from groundup.data.sources import RawImage
 
 Window = tuple[int, int, int, int]  # top, left, height, width in px

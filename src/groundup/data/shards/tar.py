@@ -18,9 +18,9 @@ from typing import BinaryIO
 import numpy as np
 
 from groundup.basis.errors import DataError
-from groundup.data.folder import EXTENSIONS
-from groundup.data.shard_store import ShardStore
-from groundup.data.shards import OpenShard, Shard, damaged, open_whole
+from groundup.data.pixels.decode import EXTENSIONS
+from groundup.data.shards.opening import OpenShard, Shard, damaged, open_whole
+from groundup.data.shards.store import ShardStore
 from groundup.data.sources import digest
 
 Label = int | str

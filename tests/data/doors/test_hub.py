@@ -9,7 +9,7 @@ import pytest
 
 from groundup.basis.errors import DataError, UsageError
 from groundup.data import DataSettings, load_splits
-from groundup.data.hub import _while_checking
+from groundup.data.doors.hub import _while_checking
 
 Save = Callable[..., Path]
 

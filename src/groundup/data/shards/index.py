@@ -22,11 +22,11 @@ import numpy as np
 
 from groundup.basis.errors import DataError, UsageError
 from groundup.basis.files import cache_home, write_text
-from groundup.data.cache import locked
-from groundup.data.remote import FileFacts, contents, is_remote, joined
+from groundup.data.pixels.cache import locked
 from groundup.data.settings import DataSettings
-from groundup.data.shard_store import ShardStore
-from groundup.data.shards import Layout, Shard, damaged, described, shard_split
+from groundup.data.shards.opening import Layout, Shard, damaged, described, shard_split
+from groundup.data.shards.remote import FileFacts, contents, is_remote, joined
+from groundup.data.shards.store import ShardStore
 from groundup.data.sources import Contents, Source, SourceSplit, SplitName, digest
 
 NAME = "index.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from groundup.basis.errors import DataError
-from groundup.data.shard_store import ShardStore
+from groundup.data.shards.store import ShardStore
 
 
 def opened(store: ShardStore, key: str, made: list[str]) -> bytes:

@@ -2,7 +2,7 @@
 
 Splits are told by the first word of the file name (train, test, validation, valid, val, dev). Files lie in DIR or
 DIR/data. Images are encoded bytes; class names come from the Hub's features in the file, else they are the distinct
-labels in sorted order. With `?streaming` they are read shard by shard (`parquet_shards.py`). Without it images that are asked for
+labels in sorted order. With `?streaming` they are read shard by shard (`shards.parquet`). Without it images that are asked for
 in any order come from a copy of the encoded bytes in the cache, one file per Parquet file, made when it is first used: memory holds
 none of them.
 """
@@ -18,12 +18,12 @@ import numpy as np
 from groundup.basis.errors import DataError, listed
 from groundup.data.columns import LabelColumns, features_of, find_columns, image_values, label_values
 from groundup.data.labels import encode_labels
-from groundup.data.parquet_shards import ParquetLayout, open_parquet_shards
-from groundup.data.remote import facts, is_remote
 from groundup.data.settings import DataSettings
-from groundup.data.shard_index import packed_index, packed_source
-from groundup.data.shard_store import UNLIMITED, ShardStore
-from groundup.data.shards import Shard, ShardReader
+from groundup.data.shards.index import packed_index, packed_source
+from groundup.data.shards.opening import Shard, ShardReader
+from groundup.data.shards.parquet import ParquetLayout, open_parquet_shards
+from groundup.data.shards.remote import facts, is_remote
+from groundup.data.shards.store import UNLIMITED, ShardStore
 from groundup.data.sources import (
     Contents,
     MissingSource,

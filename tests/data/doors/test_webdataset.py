@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from groundup.basis.errors import DataError, UsageError
-from groundup.data import DataSettings, Splits, load_splits, remote, webdataset
+from groundup.data import DataSettings, Splits, load_splits
+from groundup.data.doors import webdataset
 from groundup.data.pack import PackSettings, pack
+from groundup.data.shards import remote
 
 Save = Callable[..., Path]
 Picture = Callable[..., np.ndarray]

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from groundup.basis.errors import DataError, UsageError
-from groundup.data import DataSettings, load_splits, parquet_shards, remote
+from groundup.data import DataSettings, load_splits
 from groundup.data.pack import PackSettings, pack
+from groundup.data.shards import parquet as parquet_shards
+from groundup.data.shards import remote
 
 Save = Callable[..., Path]
 Picture = Callable[..., np.ndarray]

@@ -17,11 +17,12 @@ import numpy as np
 from groundup.basis.errors import DataError, UsageError, listed
 from groundup.data.imagenet import spoken_names
 from groundup.data.labels import encode_labels
-from groundup.data.remote import FileFacts, RefusedFile, contents, expanded, is_remote, joined, matching, parent
 from groundup.data.settings import DataSettings
-from groundup.data.shard_index import Entry, ShardIndex, contents_of, kept_index, packed_index, packed_source
-from groundup.data.shard_store import ShardStore
-from groundup.data.shards import Shard, described
+from groundup.data.shards.index import Entry, ShardIndex, contents_of, kept_index, packed_index, packed_source
+from groundup.data.shards.opening import Shard, described
+from groundup.data.shards.remote import FileFacts, RefusedFile, contents, expanded, is_remote, joined, matching, parent
+from groundup.data.shards.store import ShardStore
+from groundup.data.shards.tar import TarLayout, labels_of
 from groundup.data.sources import (
     SPLIT_SYNONYMS,
     Contents,
@@ -32,7 +33,6 @@ from groundup.data.sources import (
     digest,
     split_called,
 )
-from groundup.data.tar_shards import TarLayout, labels_of
 
 _Progress = Callable[[int, int], None]
 

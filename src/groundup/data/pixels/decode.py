@@ -21,6 +21,10 @@ from groundup.basis.machine import usable_cores
 from groundup.data.settings import Resize
 from groundup.data.sources import RawImage
 
+# What a file that holds an image is called.
+EXTENSIONS = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
+)
 MAX_PIXELS = 89_478_485  # what Pillow itself warns about: a quarter of a gigabyte as RGB
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")

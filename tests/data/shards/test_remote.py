@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from groundup.basis.errors import DataError, UsageError
-from groundup.data import DataSettings, remote
-from groundup.data.remote import expanded, facts, fetch, with_retries
+from groundup.data import DataSettings
+from groundup.data.shards import remote
+from groundup.data.shards.remote import expanded, facts, fetch, with_retries
 
 
 def test_braces_stand_for_ranges_with_leading_zeros_and_for_lists() -> None:
@@ -136,7 +137,7 @@ def test_a_bucket_that_falls_silent_is_asked_four_times_and_no_more(
     tmp_path: Path, no_waiting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3fs = pytest.importorskip("s3fs")
-    path = Path(__file__).parents[2] / "bench" / "outages.py"
+    path = Path(__file__).parents[3] / "bench" / "outages.py"
     spec = importlib.util.spec_from_file_location("outages", path)
     assert spec is not None
     assert spec.loader is not None
