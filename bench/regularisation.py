@@ -22,13 +22,16 @@ from typing import Any
 
 from groundup.basis.errors import UsageError
 from groundup.basis.files import write_json
+from groundup.basis.interruption import StopRequest
 from groundup.evaluation import mean_interval
 from groundup.recipe import Recipe, load_recipe
 from groundup.runs.evaluate import evaluate
 from groundup.runs.evaluation_file import fullest, read_sections
 from groundup.runs.folder import environment, open_run_folder
 from groundup.runs.identity import differences, told, what_decides
+from groundup.runs.prepare import open_data
 from groundup.runs.train import resume, train
+from groundup.runs.trained import fingerprint_of
 
 RECIPE = "000-session-04"
 SHARED = [
@@ -56,22 +59,27 @@ def meant(arm: str, source: str, seed: int) -> Recipe:
     return load_recipe(RECIPE, [f"name={arm}", f"data.source={source}", *SHARED, *ARMS[arm], f"seed={seed}"])
 
 
-def settings(source: str) -> dict[str, Any]:
-    """What decides the results of the arms, the seed apart; kept beside them."""
-    return {arm: what_decides(meant(arm, source, 0)) for arm in ARMS}
+def settings(source: str, fingerprint: str) -> dict[str, Any]:
+    """What decides the results of the arms, the seed apart; kept beside them. `fingerprint`: of the data."""
+    return {"data": fingerprint, **{arm: what_decides(meant(arm, source, 0)) for arm in ARMS}}
 
 
-def trained(arm: str, source: str, seed: int, runs: Path) -> Path:
+def trained(arm: str, source: str, seed: int, runs: Path, fingerprint: str) -> Path:
     """The folder of a run, made or gone on with."""
     folder, recipe = runs / f"{arm}-seed{seed}", meant(arm, source, seed)
     if (folder / "recipe.yaml").exists():
-        require_meant(folder, recipe)
+        require_meant(folder, recipe, fingerprint)
         return resume(folder).folder
     return train(recipe, run=folder).folder
 
 
-def require_meant(folder: Path, recipe: Recipe) -> None:
-    """UsageError if the run in `folder` is of another recipe than `recipe`."""
+def require_meant(folder: Path, recipe: Recipe, fingerprint: str) -> None:
+    """UsageError if the run in `folder` is of another recipe than `recipe`, or of data with another fingerprint."""
+    if (trained_on := fingerprint_of(open_run_folder(folder))) not in (None, fingerprint):
+        raise UsageError(
+            f"{folder}: is a run on other data: fingerprint {trained_on}, here {fingerprint}",
+            hint="name another --runs",
+        )
     there, here = what_decides(open_run_folder(folder).recipe()), what_decides(recipe)
     for key, value in here["augment"]["normalize"].items():
         if value is None:  # a run keeps what was measured
@@ -173,11 +181,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/regularisation"))
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    now = settings(chosen.source)
+    fingerprint = open_data(meant("constant", chosen.source, 0), StopRequest()).fingerprint
+    now = settings(chosen.source, fingerprint)
     seeds = known_seeds(chosen.out, now)
     for seed in chosen.seeds:
         if all(entry["seed"] != seed for entry in seeds):
-            arms = {arm: measured(trained(arm, chosen.source, seed, chosen.runs)) for arm in ARMS}
+            arms = {arm: measured(trained(arm, chosen.source, seed, chosen.runs, fingerprint)) for arm in ARMS}
             seeds = sorted([*seeds, {"seed": seed, **arms}], key=lambda entry: entry["seed"])
         if chosen.out:
             result = {"recipe": RECIPE, "settings": now, "rows": summarized(seeds), "seeds": seeds}

@@ -12,6 +12,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
@@ -50,6 +52,21 @@ def load_bench() -> Iterator[Callable[[str], ModuleType]]:
     yield load
     for name in loaded:
         del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Callable[[int, int], Tensor]:
+    """photographs(COUNT, SIDE): pictures of soft shapes with some texture, in which neighbouring pixels are alike; uint8
+    (COUNT, 3, SIDE, SIDE), the same at every call."""
+
+    def draw(count: int, side: int) -> Tensor:
+        generator = torch.Generator().manual_seed(5)
+        layers = [torch.randn(count, 3, size, size, generator=generator) * size**-0.5 for size in (3, 6, 12, 24)]
+        shown = [F.interpolate(layer, size=(side, side), mode="bicubic", align_corners=False) for layer in layers]
+        total = sum(weight * layer for layer, weight in zip(shown, (60, 60, 70, 90), strict=True))
+        return (128 + total).clamp(0, 255).to(torch.uint8)
+
+    return draw
 
 
 @pytest.fixture

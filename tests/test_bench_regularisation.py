@@ -10,9 +10,11 @@ import pytest
 
 from groundup.basis.errors import UsageError
 from groundup.evaluation import mean_interval
-from groundup.recipe import Recipe, to_yaml
+from groundup.recipe import Recipe, load_recipe, to_yaml
+from groundup.runs.train import train
 
 SOURCE = "parquet:somewhere"
+DATA = "1234abcd"  # a fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def folder_of(recipe: Recipe, place: Path) -> Path:
 
 
 def test_the_arms_differ_in_their_phases_alone(bench: ModuleType) -> None:
-    constant, reduced = bench.settings(SOURCE).values()
+    _, constant, reduced = bench.settings(SOURCE, DATA).values()
     changed = {key for key in constant if constant[key] != reduced[key]}
     assert changed == {"name", "phases"}
 
@@ -39,25 +41,25 @@ def test_a_run_of_other_settings_is_refused_and_its_own_is_gone_on_with(bench: M
     measured = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"normalize": normalize})})
     left = recipe.augment.normalize.model_copy(update={"mean": None, "std": None})
     open_ = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"normalize": left})})
-    bench.require_meant(folder_of(measured, tmp_path / "own"), open_)
+    bench.require_meant(folder_of(measured, tmp_path / "own"), open_, DATA)
     moved = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": "parquet:elsewhere"})})
-    bench.require_meant(folder_of(moved, tmp_path / "moved"), recipe)
+    bench.require_meant(folder_of(moved, tmp_path / "moved"), recipe, DATA)
     shorter = recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 6.0})})
     folder_of(shorter, tmp_path / "constant-seed0")
     with pytest.raises(UsageError, match=r"other settings: train\.epochs: 6\.0 there, 40"):
-        bench.trained("constant", SOURCE, 0, tmp_path)
+        bench.trained("constant", SOURCE, 0, tmp_path, DATA)
     folder_of(bench.meant("reduced", SOURCE, 0), tmp_path / "constant-seed1")
     with pytest.raises(UsageError, match="is a run of other settings"):
-        bench.trained("constant", SOURCE, 1, tmp_path)
+        bench.trained("constant", SOURCE, 1, tmp_path, DATA)
 
 
 def test_results_of_other_settings_are_refused_and_those_of_none_are_read_again(
     bench: ModuleType, tmp_path: Path
 ) -> None:
-    now, out = bench.settings(SOURCE), tmp_path / "out.json"
+    now, out = bench.settings(SOURCE, DATA), tmp_path / "out.json"
     assert bench.known_seeds(None, now) == bench.known_seeds(out, now) == []
     out.write_text(json.dumps({"settings": now, "seeds": [{"seed": 0}]}))
-    assert bench.known_seeds(out, bench.settings("parquet:elsewhere")) == [{"seed": 0}]
+    assert bench.known_seeds(out, bench.settings("parquet:elsewhere", DATA)) == [{"seed": 0}]
     other = json.loads(json.dumps(now))
     other["reduced"]["train"]["epochs"] = 6.0
     out.write_text(json.dumps({"settings": other, "seeds": [{"seed": 0}]}))
@@ -65,6 +67,19 @@ def test_results_of_other_settings_are_refused_and_those_of_none_are_read_again(
         bench.known_seeds(out, now)
     out.write_text(json.dumps({"seeds": [{"seed": 0}]}))
     assert bench.known_seeds(out, now) == []
+
+
+def test_runs_and_results_of_other_data_are_refused(bench: ModuleType, tmp_path: Path) -> None:
+    recipe = load_recipe("digits", ["data.limit=64", "train={epochs: 1, batch_size: 32}", "model.width=8"])
+    run = train(recipe, run=tmp_path / "run").folder
+    trained_on = json.loads((run / "classifier.json").read_text())["data"]
+    bench.require_meant(run, load_recipe(run / "recipe.yaml"), trained_on)
+    with pytest.raises(UsageError, match=f"on other data: fingerprint {trained_on}, here {DATA}"):
+        bench.require_meant(run, load_recipe(run / "recipe.yaml"), DATA)
+    out = tmp_path / "out.json"
+    out.write_text(json.dumps({"settings": bench.settings(SOURCE, DATA), "seeds": [{"seed": 0}]}))
+    with pytest.raises(UsageError, match="results of other settings: data: '1234abcd' there, 'other' here"):
+        bench.known_seeds(out, bench.settings(SOURCE, "other"))
 
 
 def seed(number: int, constant: float | None, reduced: float | None) -> dict[str, Any]:

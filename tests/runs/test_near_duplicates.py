@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from groundup.evaluation import NEAR_DUPLICATE
 from groundup.runs.evaluate import Wanted, _open, evaluate
 from groundup.runs.load import Classifier
 from groundup.runs.reports import Subject, duplicates
+from groundup.runs.reports.merging import usable
 from groundup.runs.trained import open_trained
 
 
@@ -93,6 +95,48 @@ def test_the_search_for_duplicates_tells_how_far_it_is_and_what_is_left(copied: 
     assert told[-1].endswith(f"features of {images:,} of {images:,} images")
     assert all(re.search(r"images, about \d+ (s|min) left$", line) for line in told[:-1])
     assert 5 <= len(told) <= 12
+
+
+def test_copies_that_are_not_exact_are_found_in_order_and_some_of_them_shown(
+    copied: Path, photographs: Callable[[int, int], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = photographs(40, 32)
+    darker = [(picture * (1 - 0.01 * place)).to(torch.uint8) for place, picture in enumerate(pictures[:30])]
+    spoilt = [picture.roll(place % 3, 2) if place % 2 else picture for place, picture in enumerate(darker)]
+    subject = subject_for_duplicates(copied, [])
+    images = torch.cat([pictures[:35], torch.stack([*spoilt, *pictures[35:]])]).permute(0, 2, 3, 1).numpy()
+    train, test = (ImageSet(images, places % 10, places) for places in np.split(np.arange(70), 2))
+    subject.splits = replace(subject.splits, train=train, test=test)
+    monkeypatch.setattr(duplicates, "_CANDIDATES", 35)  # all: which are nearest is the network's business
+    found = duplicates.measure(subject)
+    assert {(pair["image"], pair["train_image"]) for pair in found["pairs"]} == {(place, place) for place in range(30)}
+    alike = [pair["likeness"] for pair in found["pairs"]]
+    assert alike == sorted(alike, reverse=True)
+    assert 1 > alike[1] > alike[-1] >= NEAR_DUPLICATE
+    drawn = duplicates._spread(found["pairs"])
+    assert len(drawn) == 24
+    assert (drawn[0], drawn[-1]) == (found["pairs"][0], found["pairs"][-1])
+    assert found["accuracies"]["near-duplicates"]["images"] == 30
+    said = " ".join(duplicates.show(found).lines)
+    assert "likeness of 0.65 or more" in said
+    assert "only" not in said
+
+
+def test_of_tiny_images_it_is_said_that_only_equal_ones_are_found(copied: Path) -> None:
+    found = duplicates.measure(subject_for_duplicates(copied, []))
+    assert "equal ones only, since images of less than 16 px" in duplicates.show(found).lines[1]
+
+
+def test_what_was_measured_by_an_earlier_rule_is_kept_and_said_as_it_was(copied: Path) -> None:
+    share = {"images": 10, "top1": 0.5, "interval": [0.2, 0.8]}
+    groups = ("all images", "without near-duplicates", "near-duplicates")
+    before = {
+        **{"images": 10, "train_images": 20, "found": 1, "other_label": 0, "threshold": 0.04, "pictures": []},
+        **{"accuracies": dict.fromkeys(groups, share), "pairs": []},
+    }
+    known, notes = usable({"duplicates": {"test": before}})
+    assert (known, notes) == ({"duplicates": {"test": before}}, ())
+    assert "differ by at most 4% of their range" in duplicates.show(before).lines[1]
 
 
 class Heads(nn.Module):

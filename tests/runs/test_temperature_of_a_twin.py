@@ -82,11 +82,14 @@ def test_prediction_demo_and_exports_take_it_like_one_of_its_own(run: Path, fini
     assert torch.equal(after.probabilities(images).argmax(1), before.probabilities(images).argmax(1))
 
 
-def test_measured_again_without_the_twin_it_stays(run: Path, finished: Run) -> None:
+def test_measured_again_without_the_twin_it_stays_with_its_picture(run: Path, finished: Run) -> None:
     evaluate(run, sections=["calibration"], temperature_from=finished.folder)
     before = json.loads((run / "evaluation.json").read_text())["sections"]["calibration"]
+    (picture,) = before["test"]["pictures"]
+    drawn = (run / picture).read_bytes()
     evaluate(run, sections=["calibration"])
     assert json.loads((run / "evaluation.json").read_text())["sections"]["calibration"] == before
+    assert (run / picture).read_bytes() == drawn
 
 
 def test_several_runs_take_the_temperature_of_one_twin(run: Path, whole: Path, finished: Run, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from groundup.runs.reports import SECTIONS, Subject, chosen
 from groundup.runs.reports.accuracy import evaluation_of
 from groundup.runs.reports.base import Twin, view_name
 from groundup.runs.reports.comparison import Member, compare, short_names
+from groundup.runs.reports.corruptions import open_given
 from groundup.runs.reports.merging import merged, usable
 from groundup.runs.trained import Trained, data_of, fingerprint_of, open_trained, require_same_data
 from groundup.runs.twins import OPTION, name_of, require_other_split, require_twin
@@ -264,7 +265,10 @@ def _open(
         stop=stop,
         tell=tell,
     )
-    images = len(subject.part())  # an unknown split is told before anything is computed
+    # An unknown split, or a source that is none, is told before anything is computed.
+    images = len(subject.part())
+    if wanted.corrupted is not None:
+        open_given(subject, wanted.corrupted)
     if outside := [place for place in subject.chosen if not 0 <= place < images]:
         raise UsageError(f"--image {outside[0]}: the {wanted.split} split has images 0 to {images - 1}")
     return subject

@@ -63,6 +63,21 @@ def test_the_card_says_what_the_run_is_what_it_cost_and_where_it_ends(finished: 
     assert "pip install" not in text
 
 
+def test_near_duplicates_are_told_as_what_they_are_and_a_network_without_features_has_none_measured(
+    copied: Path,
+) -> None:
+    part = {"images": 9, "top1": 0.5, "interval": [0.2, 0.8]}
+    found = {"found": 3, "images": 12, "accuracies": {"without near-duplicates": part}}
+    assert write(copied, {"duplicates": {"test": found}})
+    text = (copied / "README.md").read_text()
+    assert "3 of 12 test images have a near-duplicate in train, by pixels alone: some may only be alike; top-1" in text
+    assert "whether test images have near-copies" not in text
+    assert write(copied, {"duplicates": {"test": {"found": None, "pictures": []}}})
+    text = (copied / "README.md").read_text()
+    assert "near-duplicate in train" not in text
+    assert "whether test images have near-copies" in text
+
+
 def test_a_picture_that_is_not_there_is_not_shown(copied: Path) -> None:
     (copied / "samples.png").unlink()
     assert write(copied)

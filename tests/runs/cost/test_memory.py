@@ -6,7 +6,11 @@ import psutil
 import pytest
 import torch
 
+from groundup.basis.interruption import StopRequest
+from groundup.recipe import load_recipe
 from groundup.runs.cost import estimate
+from groundup.runs.cost.measure import Measured
+from groundup.runs.prepare import first_job, make_plan, open_data, with_measured_constants
 
 MB = 2**20
 OWN = 300 * MB  # in main memory
@@ -92,3 +96,17 @@ def test_a_group_that_is_full_leaves_what_the_process_holds(tmp_path: Path) -> N
     (tmp_path / "own").write_text("0::/full\n")
     group(tmp_path / "groups/full", str(1_000 * MB), 2_500 * MB)
     assert memory() == (OWN - SHARED, 1_000 * MB)
+
+
+def test_a_measured_step_is_not_all_that_a_run_needs() -> None:
+    plain = ["average={name: none}", "optimizer={name: sgd}"]
+    kept = {"average": "average={name: ema, horizon: 1ep}", "copy for SAM": "optimizer={name: sgd, sam: {rho: 0.05}}"}
+    for what, override in kept.items():
+        recipe = load_recipe("digits", [*plain, override])
+        splits = open_data(recipe, StopRequest())
+        plan = make_plan(with_measured_constants(recipe, splits), splits)
+        job, state = first_job(plan, lambda: None)
+        measured = Measured(None, {8: 0.1}, 100, 5 * MB, "", peak=3 * MB)  # type: ignore[arg-type]
+        parts = estimate._memory(plan, job, state, measured, program=0).fixed
+        assert parts.keys() == {"measured", what}
+        assert parts[what] >= 4 * sum(p.numel() for p in state.model.parameters())

@@ -143,6 +143,8 @@ def _limits(facts: Facts) -> list[str]:
     """What the result does not say, in plain words."""
     described, summary = facts.described, facts.summary
     known = {key for key in facts.sections if fullest(facts.sections, key)}
+    if (duplicates := fullest(facts.sections, "duplicates")) and duplicates["found"] is None:
+        known.discard("duplicates")  # looked for by features that the network does not have
     lines = [
         *what_it_knows(described),
         f"The accuracy is that on the {summary['reported_on']} split of its own data. Pictures from another source, camera or "
@@ -205,7 +207,8 @@ def evaluated(sections: Sections) -> str:
         without = duplicates["accuracies"]["without near-duplicates"]["top1"]
         share = "" if without is None else f"; top-1 without them {without:.2%}"
         lines.append(
-            f"{duplicates['found']:,} of {duplicates['images']:,} test images have a near-duplicate in train{share}"
+            f"{duplicates['found']:,} of {duplicates['images']:,} test images have a near-duplicate in train, by pixels alone: "
+            f"some may only be alike{share}"
         )
     listing = "".join(f"- {line}\n" for line in lines)
     return f"## Calibration and robustness\n\nOn the test split, by `groundup evaluate`:\n\n{listing}" if lines else ""

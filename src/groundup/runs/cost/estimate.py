@@ -64,7 +64,9 @@ def estimate(plan: Plan, job: Job, state: TrainingState, measured: Measured, pro
 def _memory(plan: Plan, job: Job, state: TrainingState, measured: Measured, program: int) -> Memory:
     if measured.peak is not None:
         free, total = device_memory(job.engine.torch_device)
-        return Memory({"measured": measured.peak}, 0, plan.recipe.train.batch_size, free, total)
+        # The steps that were measured have no average and do not go uphill.
+        kept = {"measured": measured.peak, **_beside_a_step(plan.recipe, state)}
+        return Memory(kept, 0, plan.recipe.train.batch_size, free, total)
     return extrapolated_memory(plan, job, state, measured.per_image, measured.optimizer_bytes, program)
 
 
@@ -83,12 +85,21 @@ def extrapolated_memory(
         "weights": weights,
         "gradients": trainable,
         "optimizer": optimizer_bytes,
-        "average": 0 if isinstance(recipe.average, NoAverage) else weights,
-        "copy for SAM": 0 if recipe.optimizer.sam is None else trainable,
+        **_beside_a_step(recipe, state),
     }
     images = min(recipe.train.micro_batch or recipe.train.batch_size, recipe.train.batch_size)
     needed = math.ceil(_WITH_GRADIENTS * per_image)
     return Memory({what: size for what, size in fixed.items() if size}, needed, images, free, total)
+
+
+def _beside_a_step(recipe: Recipe, state: TrainingState) -> dict[str, int]:
+    """Bytes of what a run keeps beside what a plain step needs."""
+    kept = {}
+    if not isinstance(recipe.average, NoAverage):
+        kept["average"] = tensor_bytes(state.model.state_dict().values())
+    if recipe.optimizer.sam is not None:
+        kept["copy for SAM"] = tensor_bytes(p for p in state.model.parameters() if p.requires_grad)
+    return kept
 
 
 def pixel_bytes(splits: Splits) -> int:

@@ -45,7 +45,8 @@ def measure(subject: Subject) -> Facts:
             "intervals_with_temperature": _intervals(cooled, labels),
             "by_chance_with_temperature": _by_chance(cooled),
         }
-    picture = subject.picture("reliability")
+    # A picture of its own: what is measured without the twin later leaves the twin's facts, and what they show, as they are.
+    picture = subject.picture("reliability", "twin" if subject.twin else "")
     reliability_picture(curves, picture, f"{subject.recipe.name}: {subject.view}")
     return {**found, "no_temperature": why, "pictures": [picture.name]}
 

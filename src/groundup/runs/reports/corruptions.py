@@ -10,12 +10,14 @@ Reading  compare with numbers of generated corruptions alone (see `evaluation.co
 from collections.abc import Iterator
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from groundup.basis.errors import UsageError
 from groundup.basis.seeding import generator
 from groundup.data import DOORS, DataSettings, ImageSet
 from groundup.data.pixels.cache import open_cached
+from groundup.data.sources import Source
 from groundup.evaluation import bootstrap, correct, wilson
 from groundup.evaluation.corruptions import APPROXIMATE, CORRUPTIONS, SEVERITIES, corrupt
 from groundup.runs.reports.base import Facts, Section, Shown, Subject, Table, between, percent
@@ -104,15 +106,22 @@ def measure_given(subject: Subject) -> Facts:
     }
 
 
-def _given(subject: Subject, source: str) -> tuple[ImageSet, str, str]:
-    """The test split of a source, or its only one, decoded as the run's own images, its name, and the source's fingerprint."""
+def open_given(subject: Subject, source: str) -> tuple[Source, DataSettings]:
+    """What `--corrupted` names, opened and not yet decoded. UsageError if it is no source, DataError if it is not there."""
     own = subject.recipe.data
     columns = {"image": own.image, "label": own.label} if source.partition(":")[0] in ("hub", "parquet") else {}
-    settings = DataSettings(
-        source=source, resolution=own.resolution or subject.splits.image_size, resize=own.resize, **columns
-    )
-    check = subject.stop.check
-    cached = open_cached(DOORS[settings.kind](settings, check), settings, check, None)
+    side = own.resolution or subject.splits.image_size
+    try:
+        settings = DataSettings(source=source, resolution=side, resize=own.resize, **columns)
+    except ValidationError as error:
+        said = "; ".join(entry["msg"] for entry in error.errors())
+        raise UsageError(f"--corrupted {source}: {said.replace('Value error, ', '')}") from error
+    return DOORS[settings.kind](settings, subject.stop.check), settings
+
+
+def _given(subject: Subject, source: str) -> tuple[ImageSet, str, str]:
+    """The test split of a source, or its only one, decoded as the run's own images, its name, and the source's fingerprint."""
+    cached = open_cached(*open_given(subject, source), subject.stop.check, None)
     if cached.classes != subject.classes:
         raise UsageError(
             f"--corrupted {source}: has other classes than the run ({len(cached.classes)} and {len(subject.classes)})",

@@ -19,7 +19,7 @@ from groundup.basis.errors import UsageError
 from groundup.basis.pictures import image_grid
 from groundup.data import ImageSet
 from groundup.evaluation import NEAR_DUPLICATE, correct, evaluation_mode, likeness, nearest, wilson
-from groundup.evaluation.neighbours import closest
+from groundup.evaluation.neighbours import LEAST_SIDE, closest
 from groundup.runs.reports.base import Facts, Section, Shown, Subject, Table, between, percent, pixels
 
 _SHOWN = 24
@@ -62,6 +62,7 @@ def measure(subject: Subject) -> Facts:
         "found": len(pairs),
         "other_label": sum(pair["is"] != pair["train_is"] for pair in pairs),
         "least_likeness": NEAR_DUPLICATE,
+        "exact_only": min(train.images.shape[1:3]) < LEAST_SIDE,
         "accuracies": {name: _share(hits[inside]) for name, inside in groups.items()},
         "pairs": pairs,
         "pictures": _draw(subject, _spread(pairs)),
@@ -157,11 +158,11 @@ def _closest_by_pixels(subject: Subject, candidates: Tensor, block: int = 256) -
     progress = _Progress(subject, len(candidates), "pixels")
     found = []
     for places in torch.arange(len(candidates)).split(block):
-        subject.stop.check()
         # Pairs that both views found are looked at once.
         pairs = torch.stack([places.repeat_interleave(candidates.shape[1]), candidates[places].flatten()]).unique(dim=1)
         ours, theirs = (which.unique(return_inverse=True) for which in pairs)
-        alike = likeness(pixels(own, ours[0].numpy())[ours[1]], pixels(train, theirs[0].numpy())[theirs[1]])
+        images = pixels(own, ours[0].numpy())[ours[1]], pixels(train, theirs[0].numpy())[theirs[1]]
+        alike = likeness(*images, check=subject.stop.check)
         table = torch.full((len(places), len(theirs[0])), -torch.inf)
         table[ours[1], theirs[1]] = alike
         most = table.max(1)
@@ -196,8 +197,7 @@ def show(facts: Facts) -> Shown:
     lines = [
         f"{facts['found']:,} of {facts['images']:,} images have a near-duplicate among the {facts['train_images']:,} training "
         f"images, {facts['other_label']:,} of them under another label",
-        "the nearest in feature space, of each image as it is and mirrored, confirmed by the details of their pixels (likeness of "
-        f"{facts['least_likeness']:.2f} or more, over shifts and crops); things of one series may be alike without being copies",
+        f"the nearest in feature space, of each image as it is and mirrored, confirmed by {_rule(facts)}",
     ]
     rows = [
         [name, percent(part["top1"]), between(part["interval"]) if part["images"] else "", f"{part['images']:,}"]
@@ -209,6 +209,20 @@ def show(facts: Facts) -> Shown:
     )
     table = Table(["", "top-1", "95% interval", "images"], rows)
     return Shown(lines, [table], wide=facts["pictures"], caption=caption if facts["pictures"] else "")
+
+
+def _rule(facts: Facts) -> str:
+    if "least_likeness" not in facts:  # a file of before
+        return (
+            f"pixels that differ by at most {facts['threshold']:.0%} of their range: a lower bound, and flat images may be alike "
+            "without being copies"
+        )
+    if facts["exact_only"]:
+        return f"their pixels: equal ones only, since images of less than {LEAST_SIDE} px have no details to compare"
+    return (
+        f"the details of their pixels (likeness of {facts['least_likeness']:.2f} or more, over shifts and crops); things of one "
+        "series may be alike without being copies"
+    )
 
 
 SECTION = Section("Near-duplicates in train", measure, show)
