@@ -9,9 +9,9 @@ data, schedule, length and seeds, and differ in the phases alone, whose places a
 Every run reports its last step; test is read once. Measured of each: accuracy on test and on clean training images, calibration as
 trained and with a temperature fitted on validation, accuracy under the 15 corruptions. Differences are paired by seed.
 
-What it can show: the direction at a small scale, in a run long enough to learn its training images by heart. What it cannot: the
-size of the difference for WRN-28-10 over 100 epochs of all images. The command goes on where it stopped; runs and results that
-were made with other settings are refused.
+What it can show: the direction at a small scale, where the network still learns (it ends far from knowing its training images by
+heart, and says how far: train_top1). What it cannot: the size of the difference for WRN-28-10 over 100 epochs of all images, which
+knows them. The command goes on where it stopped; runs and results of other settings or other data are refused.
 """
 
 import argparse
