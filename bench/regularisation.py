@@ -122,8 +122,14 @@ def measured(folder: Path) -> dict[str, float | None]:
         "nll_with_temperature": cooled.get("nll"),
         "corruption_top1": corruptions["mean"],
         "pflop": summary["pflop"],
-        "seconds": summary["seconds"],
     }
+
+
+def commits(runs: Path, seeds: list[dict[str, Any]]) -> list[str]:
+    """Of which commits the runs are."""
+    folders = [runs / f"{arm}-seed{entry['seed']}" for entry in seeds for arm in ARMS]
+    known = [json.loads((folder / "environment.json").read_text()) for folder in folders if folder.exists()]
+    return sorted({environment_["commit"] for environment_ in known if environment_.get("commit")})
 
 
 def summarized(seeds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -190,6 +196,7 @@ def main() -> None:
             seeds = sorted([*seeds, {"seed": seed, **arms}], key=lambda entry: entry["seed"])
         if chosen.out:
             result = {"recipe": RECIPE, "settings": now, "rows": summarized(seeds), "seeds": seeds}
+            result["runs_of_commits"] = commits(chosen.runs, seeds)
             write_json(chosen.out, {**result, **environment()})
     print(table(summarized(seeds)))
 
