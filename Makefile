@@ -29,7 +29,7 @@ train: setup ## train the embedded digits recipe
 
 test: check ## the whole suite but the slow tests
 	@mkdir -p .cache # pytest makes the last folder of --basetemp only
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --basetemp=.cache/pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --basetemp=.cache/pytest
 
 test-slow: setup ## the slow tests: kill tests, memory, real CIFAR-100
 	@mkdir -p .cache
