@@ -58,7 +58,7 @@ bench: setup ## the short measurements of bench/ into bench/results: a quarter o
 	$(BIN)/python bench/notebook.py cifar100-wrn28-10 model.depth=16 model.width=4 \
 	  --generated 2048 --rounds 3 --images 512 --out $(RESULTS)/notebook-wrn-16-4.json
 	$(BIN)/python bench/decode.py --rounds 5 --images 16 --out $(RESULTS)/decode-generated.json
-	$(BIN)/python bench/growth.py --rounds 3 --epochs 30 --out $(RESULTS)/growth.json --picture $(RESULTS)/growth.png
+	$(BIN)/python bench/growth.py --rounds 3 --epochs 30 --out $(RESULTS)/growth.json --picture $(if $(filter bench/results,$(RESULTS)),docs/pictures,$(RESULTS))/growth.png
 
 clean: ## remove the environment and the caches; runs are kept
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache build dist

@@ -217,7 +217,7 @@ def test_bench_prints_speed_and_where_the_time_goes(command: Groundup, tmp_path:
     assert size["images_per_second"] > 0
     assert 0 < size["mfu"] < 1
     assert size["seconds"].keys() == {
-        *("step", "data", "augment", "forward", "backward", "optimizer", "average", "other")
+        *("step", "data", "augment", "forward", "backward", "sam", "optimizer", "average", "other")
     }
     assert 1e8 < result["peak_memory_bytes"] < 1e11
 

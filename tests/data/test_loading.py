@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import groundup
 from groundup.basis.errors import DataError, UsageError
 from groundup.data import (
     CacheMode,
@@ -18,6 +19,7 @@ from groundup.data import (
     batches_per_epoch,
     epoch_order,
     load_splits,
+    sent,
 )
 
 Save = Callable[..., Path]
@@ -234,3 +236,22 @@ def test_training_gathers_the_pixels_alone(cache: CacheMode, monkeypatch: pytest
     assert torch.equal(got, expected)
     assert torch.equal(got, torch.from_numpy(images[[3, 0, 3]]).permute(0, 3, 1, 2))
     assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("device", "waits"), [("cuda:0", False), ("mps", True), ("cpu", True)])
+def test_only_a_copy_to_a_cuda_gpu_is_not_waited_for(device: str, waits: bool) -> None:
+    """On other devices the copy might be read before it has arrived."""
+    asked: list[tuple[torch.device, bool]] = []
+
+    class Pixels:
+        def to(self, device: torch.device, non_blocking: bool) -> None:
+            asked.append((device, non_blocking))
+
+    sent(Pixels(), torch.device(device))  # type: ignore[arg-type]
+    assert asked == [(torch.device(device), not waits)]
+
+
+def test_nothing_else_in_the_package_copies_without_waiting() -> None:
+    source = Path(groundup.__file__).parent
+    found = {path.relative_to(source).as_posix() for path in source.rglob("*.py") if "non_blocking" in path.read_text()}
+    assert found == {"data/loading.py", "training/watch.py"}  # the second with an event that it waits for

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from groundup.basis.errors import GroundupError
 from groundup.basis.seeding import generator
-from groundup.training import Engine, check_agreement, compile_network, warm_up
+from groundup.training import Engine, check_agreement, compile_network, first_pass, warm_up
 from groundup.training.compiling import disagreement
 
 FP32 = Engine("cpu", 1, "fp32", True, True, "a test")
@@ -129,3 +129,24 @@ def test_a_warm_up_compiles_the_dropout_in_force_and_leaves_no_trace(model: nn.M
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     without = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     warm_up(without, lambda x: pytest.fail("there is no dropout to compile"), images, FP32, None)
+
+
+def test_a_first_pass_runs_both_ways_and_leaves_everything_as_it_was(model: nn.Module, images: Tensor) -> None:
+    model(images).square().mean().backward()
+    before = deepcopy(model.state_dict()), [parameter.grad for parameter in model.parameters()]
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    passes: list[str] = []
+    hooks = [
+        model[0].register_forward_hook(lambda *_: passes.append("forward")),
+        model[0].register_full_backward_hook(lambda *_: passes.append("backward")),
+    ]
+    first_pass(model, images.requires_grad_(), FP32)
+    for hook in hooks:
+        hook.remove()
+    assert passes == ["forward", "backward"]
+    assert torch.equal(torch.rand(4), expected)
+    after = model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before[0].items())
+    assert all(old is new.grad for old, new in zip(before[1], model.parameters(), strict=True))

@@ -50,6 +50,17 @@ def test_activating_sets_the_threads() -> None:
         torch.set_num_threads(before)
 
 
+def test_the_gpu_that_is_meant_by_cuda_alone_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.cuda.set_device takes no device without a number, on machines without a GPU too."""
+    with pytest.raises(ValueError, match="specified index"):
+        torch.cuda.set_device(torch.device("cuda"))
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    threads = torch.get_num_threads()
+    Engine("cuda", threads, "bf16", False, True, "").activate()
+    assert torch.backends.cudnn.benchmark
+
+
 def test_fp16_on_a_cpu_is_refused_with_what_is_allowed() -> None:
     with pytest.raises(UsageError, match=r"train\.precision='fp16': needs a CUDA GPU.*allowed here: auto, fp32, bf16"):
         choose(device="cpu", precision="fp16")

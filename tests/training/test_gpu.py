@@ -1,15 +1,15 @@
 """The loop on a CUDA device; skipped where there is none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from groundup.tracking import Trackers
+from groundup.tracking import Tracker, Trackers
 from groundup.training import choose_engine, train_step
-from groundup.training.loop import describe
+from groundup.training.loop import describe, settle
 from groundup.training.watch import LossWatch
 
 pytestmark = pytest.mark.gpu
@@ -73,3 +73,29 @@ def test_a_gradient_that_is_not_finite_is_counted_and_leaves_finite_weights(lab:
     handle.remove()
     assert state.sums.read()["skipped_updates"] == 1
     assert all(parameter.isfinite().all() for parameter in state.model.parameters())
+
+
+def test_the_speed_after_an_evaluation_is_that_of_the_gpu_and_not_of_launching(lab: Any) -> None:
+    job, state = lab.build(ON_GPU)
+    said: list[dict[str, Any]] = []
+
+    class Speeds(Tracker):
+        def step(self, record: Mapping[str, Any]) -> None:
+            said.append(dict(record))
+
+    watch = LossWatch(Trackers([Speeds()]), 1, lambda state: {"step": state.step})
+    busy = torch.randn(4096, 4096, device="cuda")
+    for _ in range(4):
+        watch.saw(state, train_step(job, state))
+        settle(job, state, watch)
+        watch.leave_out(state)
+        for _ in range(20):
+            busy = (busy @ busy).clamp(-1, 1)  # the device is at work long after the host has said so
+    speeds = [line["images_per_second"] for line in said[1:]]
+    started = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    started[0].record()
+    for _ in range(20):
+        busy = (busy @ busy).clamp(-1, 1)
+    started[1].record()
+    torch.cuda.synchronize()
+    assert max(speeds) < job.train.batch_size / (started[0].elapsed_time(started[1]) / 1000)

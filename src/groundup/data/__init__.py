@@ -10,6 +10,7 @@ from groundup.data.loading import (
     batches_per_epoch,
     epoch_order,
     load_splits,
+    sent,
     some_positions,
     windowed_order,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "decode_image",
     "epoch_order",
     "load_splits",
+    "sent",
     "some_positions",
     "windowed_order",
 ]

@@ -9,8 +9,8 @@ Threads, not processes: both decoders and torch's resize leave Python's lock whi
 and no second copy of the pixels, and ends with its loader (`bench/decode.py` has the figures).
 
 Memory: at most 1 + `ahead` micro-batches of pixels, and no more than AHEAD_BYTES beyond the first; of a GPU's batches in pinned
-memory, from which they are copied while it works. Threads start with the first batch and end with `close`, with the
-loader, or with the process.
+memory, from which they are copied without waiting, in their turn among its other work. Threads start with the first batch and end
+with `close`, with the loader, or with the process.
 """
 
 import os
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from groundup.basis.machine import usable_cores
-from groundup.data.loading import ImageSet, MemoryLoader
+from groundup.data.loading import ImageSet, MemoryLoader, sent
 from groundup.data.pixels.crops import Interpolation, Opened, Window, cut, open_image
 from groundup.data.pixels.decode import UnreadableImage, decode_image, named_failures
 from groundup.data.pixels.on_demand import SourceImages
@@ -102,7 +102,7 @@ class DecodingLoader(MemoryLoader):
         places, upcoming = indices.cpu().numpy(), self._at(step)
         number = next((n for n, part in enumerate(upcoming.parts) if np.array_equal(part, places)), None)
         batch = self._start(upcoming, places) if number is None else self._foreseen((step, number))
-        return batch.result().to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        return sent(batch.result(), self._device).permute(0, 3, 1, 2)
 
     @property
     def keeps_waiting(self) -> bool:

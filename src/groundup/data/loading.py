@@ -239,20 +239,20 @@ class MemoryLoader:
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The images at `indices`, int64 (B,): uint8 (B, 3, H, W) in channels_last layout, and labels int64 (B,)."""
-        there = indices.to(self._device, non_blocking=True)
+        there = sent(indices, self._device)
         # Those on the device only where they are wanted there: indices that came back would have to be waited for.
         return self._gathered(there if self.gathers_on_device else indices), self._labels.index_select(0, there)
 
     def _gathered(self, indices: Tensor) -> Tensor:
         """The images at `indices`: uint8 (B, 3, H, W) in channels_last layout."""
         if self._on_device is not None:
-            images = self._on_device.index_select(0, indices.to(self._device, non_blocking=True))
+            images = self._on_device.index_select(0, sent(indices, self._device))
         elif self._on_host is not None:
             # Gathered where the copy to a GPU starts. torch keeps a pinned block until that copy is done.
             shape = len(indices), *self._on_host.shape[1:]
             images = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
             torch.index_select(self._on_host, 0, indices.cpu(), out=images)
-            images = images.to(self._device, non_blocking=True)
+            images = sent(images, self._device)
         else:
             images = self._sent(self._set.read(indices.cpu().numpy()))
         return images.permute(0, 3, 1, 2)
@@ -291,7 +291,13 @@ class MemoryLoader:
     def _sent(self, images: Tensor) -> Tensor:
         # torch keeps a pinned block until the copy out of it is done.
         pinned = images.pin_memory() if self._device.type == "cuda" else images
-        return pinned.to(self._device, non_blocking=True)
+        return sent(pinned, self._device)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`. Nobody waits for the copy to a CUDA GPU, which keeps what it copies from until it is done; elsewhere
+    such a copy may be read before it has arrived, or made from memory that holds something else by then."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def epoch_order(seed: int, epoch: int, count: int, weights: Tensor | None = None) -> Tensor:

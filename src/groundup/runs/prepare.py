@@ -35,6 +35,7 @@ from groundup.training import (
     check_equal_parts,
     choose_engine,
     compile_network,
+    first_pass,
     gradients_of,
     share_of,
     warm_up,
@@ -256,12 +257,19 @@ def build_job(
     loader = training_loader(recipe, splits, plan.order, plan.live, plan.clock.total_steps, device, world)
     flops = {size: forward_flops(model, size) for size in plan.live.resolutions()}
     forward: Callable[[Tensor], Tensor] = model
-    if engine.compiled:
+    # What happens once for each shape happens before the first step.
+    chooses_kernels = device.type == "cuda" and not (recipe.train.sync_batch_norm and world.is_shared)
+    if engine.compiled or chooses_kernels:
         counts = forward_counts(plan, world)
         sample = loader.take(plan.order.at(0)[1][: max(counts, default=0)])[0]
         shapes = (augment.normalize(sample[:n], mean, std, size) for size in plan.live.resolutions() for n in counts)
         # Processes may differ in how far they get there, so their checks would not meet.
         alone = check if world.size == 1 else lambda: None
+        if not engine.compiled:
+            for images in shapes:
+                alone()
+                first_pass(model, images, engine)
+    if engine.compiled:
         at_once = at_once or (lambda work: work())
         engine, forward = _compiled_if_it_agrees(recipe, model, engine, shapes, alone, at_once, plan.live)
         if not world.all_agree(engine.compiled) and engine.compiled:

@@ -54,6 +54,14 @@ def warm_up(
             _compiled_outcome(model, compiled, images, engine)
 
 
+def first_pass(model: nn.Module, images: Tensor, engine: Engine) -> None:
+    """A forward and a backward pass that leave everything as it was: on a GPU kernels are loaded, and chosen by trying them
+    (torch.backends.cudnn.benchmark), when the first batch of a shape comes."""
+    with _left_as_it_was(model), torch.random.fork_rng([images.device] if images.is_cuda else []):
+        _outcome(model, model, images, engine)
+    engine.synchronize()
+
+
 def _dropouts(model: nn.Module) -> list[_DropoutNd]:
     return [module for module in model.modules() if isinstance(module, _DropoutNd)]
 

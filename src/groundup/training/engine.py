@@ -54,7 +54,8 @@ class Engine:
         """Set the process-wide switches that belong to this engine."""
         torch.set_num_threads(self.threads)
         if self.torch_device.type == "cuda":
-            torch.cuda.set_device(self.torch_device)
+            if self.torch_device.index is not None:  # torch takes no "cuda" here; it means the current one already
+                torch.cuda.set_device(self.torch_device)
             torch.use_deterministic_algorithms(self.deterministic)
             torch.backends.cudnn.benchmark = not self.deterministic
             if self.deterministic:

@@ -18,7 +18,7 @@ from groundup import augment
 from groundup.basis.duration import Clock
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.basis.seeding import seed_from
-from groundup.data import MemoryLoader
+from groundup.data import MemoryLoader, sent
 from groundup.models import set_dropout
 from groundup.optim import LossParts, SAMSettings, apply_rates, frozen_norm_statistics, loss_parts, uphill
 from groundup.tracking import Trackers
@@ -162,9 +162,7 @@ def train_step(job: Job, state: TrainingState) -> Tensor:
     loss, correct = add_gradients(job, state, batch, live)
     passes = 1
     if job.sam is not None and job.sam.is_due(state.step, job.clock):
-        trained = [p for group in state.optimizer.param_groups for p in group["params"]]
-        with uphill(trained, job.sam.rho), frozen_norm_statistics(state.model):
-            add_gradients(job, state, batch, live)
+        second_pass(job, state, batch, live, job.sam)
         passes = 2
     skipped = update(job, state)
     count = torch.full_like(batch.weight, len(batch.indices))
@@ -176,6 +174,13 @@ def train_step(job: Job, state: TrainingState) -> Tensor:
     if state.average is not None:
         state.average.update(state.model, state.step)
     return loss / batch.weight
+
+
+def second_pass(job: Job, state: TrainingState, batch: Drawn, live: LiveValues, sam: SAMSettings) -> None:
+    """Put the gradients at the worst point near the weights in the place of those at the weights."""
+    trained = [p for group in state.optimizer.param_groups for p in group["params"]]
+    with uphill(trained, sam.rho), frozen_norm_statistics(state.model):
+        add_gradients(job, state, batch, live)
 
 
 def draw(job: Job, step: int, live: LiveValues) -> Drawn:
@@ -264,8 +269,7 @@ def batch_of(job: Job, step: int) -> tuple[Tensor, augment.Batch]:
     """The images of update number `step`, as int64 indices on the device, and what augmentation may know of them."""
     device = job.engine.torch_device
     epoch, indices = job.order.at(step)
-    # Elsewhere than on CUDA a copy that nobody waits for may be read before it has arrived.
-    indices = indices.to(device, non_blocking=device.type == "cuda")
+    indices = sent(indices, device)
     return indices, augment.Batch(indices, epoch, job.seed, job.data.side(step), job.mean, device)
 
 

@@ -31,31 +31,34 @@ class LossWatch:
         self._every = every
         self._describe = describe
         self._pending: Pending | None = None
-        self._last: tuple[float, int] | None = None
+        self._last: tuple[Moment, int] | None = None  # when, and how many images had been trained on
 
     def saw(self, state: TrainingState, loss: Tensor) -> None:
         """Take note of the loss of the step just made, and of the accuracy since the last line of metrics.jsonl."""
         if state.step % self._every:
             return
         self.catch_up()
-        record = {**self._describe(state), **self._speed(state)}
-        self._pending = Pending.of(record, torch.stack([loss.detach().to(state.sums.values), *state.sums.values[2:4]]))
+        numbers = torch.stack([loss.detach().to(state.sums.values), *state.sums.values[2:4]])
+        self._pending = Pending.of(self._describe(state), numbers, state.images)
 
     def leave_out(self, state: TrainingState) -> None:
         """The time since the last step, spent on an evaluation or a checkpoint, counts for no speed."""
         if self._last is not None:
-            self._last = (time.perf_counter(), state.images)
+            self._last = (moment(state.sums.values.device), state.images)
 
-    def _speed(self, state: TrainingState) -> dict[str, float]:
-        now, before = (time.perf_counter(), state.images), self._last
-        self._last = now
-        return {"images_per_second": (now[1] - before[1]) / (now[0] - before[0])} if before else {}
+    def _speed(self, pending: "Pending") -> dict[str, float]:
+        before, self._last = self._last, (pending.arrived, pending.images)
+        if before is None:
+            return {}
+        return {"images_per_second": (pending.images - before[1]) / seconds_between(before[0], pending.arrived)}
 
     def catch_up(self) -> None:
         """Report what is pending. `NonFiniteLoss` says where the run diverged."""
         if self._pending is None:
             return
-        (record, (loss, correct, images)), self._pending = self._pending.read(), None
+        pending, self._pending = self._pending, None
+        record, (loss, correct, images) = pending.read()
+        record |= self._speed(pending)
         if not math.isfinite(loss):
             raise NonFiniteLoss(
                 f"the loss is {loss} at step {record['step']} "
@@ -65,24 +68,45 @@ class LossWatch:
         self._trackers.step({**record, "loss": loss, "top1": correct / images})
 
 
+Moment = float | torch.cuda.Event
+
+
+def moment(device: torch.device) -> Moment:
+    """Now: on a GPU the moment at which it will have done what it was given so far, else the host's seconds."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    reached = torch.cuda.Event(enable_timing=True)
+    reached.record()
+    return reached
+
+
+def seconds_between(before: Moment, after: Moment) -> float:
+    """Seconds from one moment to another of the same device, which has come to both."""
+    if isinstance(before, float) and isinstance(after, float):
+        return after - before
+    return before.elapsed_time(after) / 1000  # type: ignore[union-attr, arg-type]
+
+
 @dataclass(frozen=True)
 class Pending:
-    """Numbers on their way from the device to the host, and the record that they belong to."""
+    """Numbers on their way from the device to the host, the record that they belong to, the images trained on by then, and when
+    they have arrived."""
 
     record: dict[str, Any]
     numbers: Tensor
-    arrived: torch.cuda.Event | None
+    images: int
+    arrived: Moment
 
     @classmethod
-    def of(cls, record: dict[str, Any], numbers: Tensor) -> "Pending":
+    def of(cls, record: dict[str, Any], numbers: Tensor, images: int) -> "Pending":
         if numbers.device.type != "cuda":
-            return cls(record, numbers.cpu(), None)
-        copied, arrived = numbers.to("cpu", non_blocking=True), torch.cuda.Event()
-        arrived.record()
-        return cls(record, copied, arrived)
+            numbers = numbers.cpu()  # waits where it has to
+            return cls(record, numbers, images, moment(numbers.device))
+        copied = numbers.to("cpu", non_blocking=True)
+        return cls(record, copied, images, moment(numbers.device))
 
     def read(self) -> tuple[dict[str, Any], list[float]]:
         """The record and its numbers. By now the device has long sent them; if not, this waits."""
-        if self.arrived is not None:
+        if not isinstance(self.arrived, float):
             self.arrived.synchronize()
         return self.record, self.numbers.tolist()

@@ -1,5 +1,6 @@
 """What `groundup bench` says of the parts of a step, and what it advises."""
 
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from groundup.runs.check.checking import check
 from groundup.runs.cost import bench as bench_module
 from groundup.runs.cost.advice import advice
 from groundup.runs.cost.measure import steps_from
-from groundup.runs.cost.parts import seconds_by_part, shares
+from groundup.runs.cost.parts import PARTS, seconds_by_part, shares
 from groundup.runs.prepare import first_job, make_plan, open_data, with_measured_constants
 from groundup.training import Engine, Job, TrainingState
 
@@ -29,7 +30,7 @@ def prepared(overrides: list[str]) -> tuple[Job, TrainingState]:
 
 
 def measured(mfu: float = 0.9, **parts: float) -> list[dict[str, Any]]:
-    seconds = dict.fromkeys(("data", "augment", "forward", "backward", "optimizer", "average", "other"), 0.0) | parts
+    seconds = dict.fromkeys((*PARTS, "other"), 0.0) | parts
     return [{"mfu": mfu, "resolution": 8, "seconds": {"step": sum(seconds.values()), **seconds}}]
 
 
@@ -45,9 +46,34 @@ def test_every_part_is_timed_with_mixing_micro_batches_and_an_average(tiny: list
         ]
     )
     parts = seconds_by_part(job, state, cycle([1]), rounds=2)
-    assert all(parts[name] > 0 for name in ("data", "augment", "forward", "backward", "optimizer", "average"))
+    assert all(parts[name] > 0 for name in PARTS if name != "sam")
+    assert parts["sam"] == 0
     assert state.step == 1
     assert all(parameter.grad is None for parameter in state.model.parameters())
+
+
+def test_sams_second_pass_is_a_part_of_the_steps_that_have_one(tiny: list[str]) -> None:
+    sam = "optimizer={name: sgd, sam: {rho: 0.05, every: 2step}}"
+    job, state = prepared([*tiny, "train.epochs=4", sam])
+    assert seconds_by_part(job, state, cycle([2]), rounds=1)["sam"] > 0
+    assert seconds_by_part(job, state, cycle([3]), rounds=1)["sam"] == 0
+    late = load_recipe("digits", [*tiny, "train.epochs=4", "optimizer={name: sgd, sam: {rho: 0.05, from: 0.5dur}}"])
+    assert "6 of the run's 12 do, and take about twice as long" in bench_module.bench(late, steps=1)["advice"][-1]
+    always = load_recipe("digits", [*tiny, "train.epochs=4", "optimizer={name: sgd, sam: {rho: 0.05}}"])
+    assert not any("SAM" in line for line in bench_module.bench(always, steps=1)["advice"])
+
+
+def test_on_a_gpu_the_steps_that_are_timed_follow_one_another(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    job, state = prepared([*tiny, "train.epochs=4"])
+    said: list[str] = []
+    monkeypatch.setattr(bench_module, "_wait", lambda device: said.append("wait"))
+    monkeypatch.setattr(bench_module, "_step", lambda *_: said.append("step"))
+    bench_module._typical_step(job, state, cycle([1]), 3, StopRequest())
+    assert said == ["wait", "step", "wait"] * 3
+    said.clear()
+    on_gpu = replace(job, engine=replace(job.engine, device="cuda"))
+    bench_module._typical_step(on_gpu, state, cycle([1]), 3, StopRequest())
+    assert said == ["wait", "step", "step", "step", "wait"]
 
 
 def test_the_parts_make_up_the_step() -> None:
@@ -71,6 +97,13 @@ def test_the_part_that_takes_too_long_is_named(parts: dict[str, float], says: st
     recipe = load_recipe("digits")
     assert any(says in line for line in advice(recipe, CPU, measured(forward=0.3, backward=0.6, **parts), True))
     assert not any(says in line for line in advice(recipe, CPU, measured(forward=0.3, backward=0.6), True))
+
+
+def test_a_network_that_waits_for_data_is_not_called_slow() -> None:
+    found = advice(load_recipe("digits"), CPU, measured(mfu=0.12, data=0.7, forward=0.1, backward=0.2), True)
+    assert "runs at 40% of a matrix product" in found[0]
+    assert any("gathering the pixels takes 70%" in line for line in found)
+    assert not any("cannot feed this hardware" in line for line in found)
 
 
 def test_a_network_far_below_the_machine_is_explained() -> None:

@@ -110,3 +110,18 @@ def test_a_measured_step_is_not_all_that_a_run_needs() -> None:
         parts = estimate._memory(plan, job, state, measured, program=0).fixed
         assert parts.keys() == {"measured", what}
         assert parts[what] >= 4 * sum(p.numel() for p in state.model.parameters())
+
+
+def test_what_is_decoded_ahead_takes_memory_too() -> None:
+    def parts(*overrides: str) -> dict[str, int]:
+        recipe = load_recipe("digits", overrides)
+        splits = open_data(recipe, StopRequest())
+        plan = make_plan(with_measured_constants(recipe, splits), splits)
+        job, state = first_job(plan, lambda: None)
+        job.data.close()
+        return estimate.extrapolated_memory(plan, job, state, 100, 0, 0).fixed
+
+    batch = load_recipe("digits").train.batch_size * 8 * 8 * 3
+    assert "decoded ahead" not in parts()
+    assert parts("data.cache=none", "data.workers=2", "data.prefetch=3")["decoded ahead"] == 4 * batch
+    assert parts("data.cache=none", "data.workers=0")["decoded ahead"] == batch

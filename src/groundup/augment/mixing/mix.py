@@ -23,6 +23,7 @@ from groundup.augment.mixing.mixup import MixUpSettings, mixup
 from groundup.basis.errors import UsageError
 from groundup.basis.seeding import generator
 from groundup.basis.settings import Settings
+from groundup.data import sent
 
 MIX_GROUP = 64
 
@@ -148,10 +149,7 @@ def _chosen(methods: Sequence[MixMethod], choice: Tensor, drawn: Sequence[Drawn]
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    # Elsewhere than on CUDA a copy that nobody waits for may be read before it has arrived.
-    return tensor.to(device)
+    return sent(tensor.pin_memory() if device.type == "cuda" else tensor, device)
 
 
 def apply_mix(images: Tensor, mixed: Mixed, part: slice) -> Tensor:

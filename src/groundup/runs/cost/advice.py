@@ -21,8 +21,10 @@ def advice(recipe: Recipe, engine: Engine, sizes: list[dict[str, Any]], fits: bo
     images can be kept in the memory of the device."""
     slowest = max(sizes, key=lambda size: size["seconds"]["step"])
     share, device = shares(slowest["seconds"]), engine.torch_device.type
-    network = share["forward"] + share["backward"]
-    found = [f"the network takes {network:.0%} of a step and runs at {slowest['mfu']:.0%} of a matrix product here"]
+    # SAM's second pass is the network's too.
+    network = share["forward"] + share["backward"] + share["sam"]
+    busy = slowest["mfu"] / network if network else 0.0  # `mfu` is over the whole step
+    found = [f"the network takes {network:.0%} of a step, in which it runs at {busy:.0%} of a matrix product here"]
     if share["data"] > FEEDING:
         found += _slow_data(recipe, engine, share["data"], slowest["resolution"], fits)
     if share["augment"] > FEEDING:
@@ -46,7 +48,7 @@ def advice(recipe: Recipe, engine: Engine, sizes: list[dict[str, Any]], fits: bo
         )
     if not engine.channels_last:
         found.append("train.channels_last=false: convolutions are usually faster with it")
-    if slowest["mfu"] < LOW.get(device, 0.0):
+    if busy < LOW.get(device, 0.0):
         found += _slow_network(recipe, engine)
     return found
 

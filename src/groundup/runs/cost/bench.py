@@ -6,8 +6,7 @@ product measured on the spot, in the run's precision, not of a data sheet.
 
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def bench(
 ) -> dict[str, Any]:
     """Train `steps` steps per input size of the run and measure them.
 
-    Gives, per input size: images/s, TFLOP/s and `mfu` of the median step, its seconds and the median ones of its parts
+    Gives, per input size: images/s, TFLOP/s and `mfu` of a typical step, its seconds and the median ones of its parts
     (`seconds_by_part`); then the peak memory in bytes and `advice`, lines of text. The steps follow one another as they do in
     training, so that what is decoded ahead is what comes next. `profile`: a file for torch's trace of two steps at the last input
     size, which ui.perfetto.dev opens; `tell`: what is decided on the way, in words.
@@ -68,14 +67,7 @@ def _measured(
     for resolution, first in sorted(first_steps(job).items(), key=lambda item: item[1]):
         following = steps_from(job, first)
         _step(job, state, next(following))  # warm-up of this input size
-        timed = []
-        for _ in range(steps):
-            stop.check()
-            number, images, flops = next(following), state.images, state.flops
-            seconds = _timed(partial(_step, job, state, number), engine.torch_device)
-            # SAM's second pass counts where it is made.
-            timed.append((seconds, state.images - images, state.flops - flops))
-        seconds, images, flops = sorted(timed)[len(timed) // 2]
+        seconds, images, flops = _typical_step(job, state, following, steps, stop)
         sizes.append(
             {
                 "resolution": resolution,
@@ -94,9 +86,42 @@ def _measured(
         "matrix_tflops": ceiling / 1e12,
         "sizes": sizes,
         "peak_memory_bytes": peak_memory(engine.torch_device),
-        "advice": advice(recipe, engine, sizes, fits),
+        "advice": advice(recipe, engine, sizes, fits) + _left_out(job, sizes),
         **environment(),
     }
+
+
+def _left_out(job: Job, sizes: list[dict[str, Any]]) -> list[str]:
+    """What to say of SAM where none of the measured steps used it."""
+    if job.sam is None or any(size["seconds"]["sam"] for size in sizes):
+        return []
+    due = sum(job.sam.is_due(step, job.clock) for step in range(job.clock.total_steps))
+    return [
+        f"none of the steps measured uses SAM; {due:,} of the run's {job.clock.total_steps:,} do, and take about twice as long"
+    ]
+
+
+def _typical_step(
+    job: Job, state: TrainingState, following: Iterator[int], steps: int, stop: StopRequest
+) -> tuple[float, float, float]:
+    """Seconds, images and FLOPs of a step: the median of `steps` on a CPU, on which other work may come between; on a GPU their
+    mean, since there the host prepares a step while the device is still at the one before."""
+    device = job.engine.torch_device
+
+    def some(count: int) -> tuple[float, float, float]:
+        def train() -> None:
+            for _ in range(count):
+                stop.check()
+                _step(job, state, next(following))
+
+        images, flops = state.images, state.flops
+        seconds = _timed(train, device)
+        # SAM's second pass counts where it is made.
+        return seconds / count, (state.images - images) / count, (state.flops - flops) / count
+
+    if device.type == "cuda":
+        return some(steps)
+    return sorted(some(1) for _ in range(steps))[steps // 2]
 
 
 def _step(job: Job, state: TrainingState, number: int) -> None:

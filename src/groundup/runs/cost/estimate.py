@@ -10,10 +10,12 @@ from torch import nn
 
 from groundup.basis.duration import Clock
 from groundup.data import Splits
+from groundup.data.decoding_loader import AHEAD_BYTES
 from groundup.models import forward_flops
 from groundup.preflight import Cost, Disk, Memory, evaluated_images, steps_by_size, train_flops
 from groundup.recipe import Recipe
 from groundup.runs.cost.measure import Measured, tensor_bytes
+from groundup.runs.from_disk import decodes_batches
 from groundup.runs.prepare import NORM_BATCHES, Plan
 from groundup.training import Job, NoAverage, TrainingState
 
@@ -82,6 +84,7 @@ def extrapolated_memory(
     fixed = {
         "program": program if device.type == "cpu" else 0,
         "images": pixel_bytes(splits) if kept_in_memory else 0,
+        "decoded ahead": _ahead_bytes(recipe, splits),
         "weights": weights,
         "gradients": trainable,
         "optimizer": optimizer_bytes,
@@ -100,6 +103,16 @@ def _beside_a_step(recipe: Recipe, state: TrainingState) -> dict[str, int]:
     if recipe.optimizer.sam is not None:
         kept["copy for SAM"] = tensor_bytes(p for p in state.model.parameters() if p.requires_grad)
     return kept
+
+
+def _ahead_bytes(recipe: Recipe, splits: Splits) -> int:
+    """Bytes of the micro-batches that are decoded before they are asked for."""
+    if not decodes_batches(recipe, splits):
+        return 0
+    images = min(recipe.train.micro_batch or recipe.train.batch_size, recipe.train.batch_size)
+    batch = images * max(splits.image_size, recipe.data.resolution or 0) ** 2 * 3
+    ahead = recipe.data.prefetch if recipe.data.workers else 0
+    return batch + min(ahead * batch, AHEAD_BYTES)
 
 
 def pixel_bytes(splits: Splits) -> int:

@@ -244,13 +244,21 @@ def _full_steps(job: Job, state: TrainingState, watch: "_Watch") -> dict[int, fl
     seconds = {}
     for size in job.flops:
         times, following = [], steps_from(job, firsts[size])
-        for _ in range(1 + _STEPS):
-            job.check()
-            state.step = next(following)
-            watch.time(train_step, quiet, state)
-            times.append(watch.seconds)
-        seconds[size] = sorted(times[1:])[_STEPS // 2]
+        # On a GPU in one go, as in training: the host prepares a step while the device is still at the one before.
+        together = 1 if watch.on_cpu else _STEPS
+        watch.time(_train, quiet, state, following, 1)  # warm-up of this input size
+        for _ in range(_STEPS // together):
+            watch.time(_train, quiet, state, following, together)
+            times.append(watch.seconds / together)
+        seconds[size] = sorted(times)[len(times) // 2]
     return seconds
+
+
+def _train(job: Job, state: TrainingState, following: Iterator[int], steps: int) -> None:
+    for _ in range(steps):
+        job.check()
+        state.step = next(following)
+        train_step(job, state)
 
 
 def first_steps(job: Job) -> dict[int, int]:

@@ -14,15 +14,15 @@ from torch import Tensor
 from groundup import augment
 from groundup.optim import apply_rates
 from groundup.training import Job, TrainingState
-from groundup.training.loop import draw, parts, train_step, update
+from groundup.training.loop import draw, parts, second_pass, train_step, update
 
-PARTS = ("data", "augment", "forward", "backward", "optimizer", "average")
+PARTS = ("data", "augment", "forward", "backward", "sam", "optimizer", "average")
 
 
 def seconds_by_part(job: Job, state: TrainingState, steps: Iterator[int], rounds: int = 5) -> dict[str, float]:
     """Median seconds, over `rounds` pairs of updates with the numbers that `steps` gives, of: `data` (gather the pixels, or wait
-    until they are decoded), `augment` (augmentation, normalisation, mixing), `forward` (network and loss), `backward`, `optimizer`
-    (clip and update), `average` and `other`. SAM's second pass is left out."""
+    until they are decoded), `augment` (augmentation, normalisation, mixing), `forward` (network and loss), `backward`, `sam` (its
+    second pass over the batch, pixels and augmentation included), `optimizer` (clip and update), `average` and `other`."""
     timed: dict[str, list[float]] = {name: [] for name in (*PARTS, "step")}
     for _ in range(rounds):
         state.step = next(steps)
@@ -67,6 +67,8 @@ def _round(job: Job, state: TrainingState) -> dict[str, float]:
         pixels = timed("data", job.data.training, batch.places[part], state.step)
         images = timed("augment", prepare, pixels, part)
         timed("backward", timed("forward", loss_of, images, part).backward)
+    if job.sam is not None and job.sam.is_due(state.step, job.clock):
+        timed("sam", second_pass, job, state, batch, live, job.sam)
     timed("optimizer", update, job, state)
     if state.average is not None:
         timed("average", state.average.update, state.model, state.step + 1)
