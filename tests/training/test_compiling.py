@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from groundup.basis.errors import GroundupError
 from groundup.basis.seeding import generator
-from groundup.training import Engine, check_agreement, compile_network, first_pass, warm_up
+from groundup.training import Engine, check_agreement, compile_network, first_passes, warm_up
 from groundup.training.compiling import disagreement
 
 FP32 = Engine("cpu", 1, "fp32", True, True, "a test")
@@ -142,11 +142,24 @@ def test_a_first_pass_runs_both_ways_and_leaves_everything_as_it_was(model: nn.M
         model[0].register_forward_hook(lambda *_: passes.append("forward")),
         model[0].register_full_backward_hook(lambda *_: passes.append("backward")),
     ]
-    first_pass(model, images.requires_grad_(), FP32)
+    first_passes(model, [images.requires_grad_()], FP32, lambda: passes.append("check"))
     for hook in hooks:
         hook.remove()
-    assert passes == ["forward", "backward"]
+    assert passes == ["check", "forward", "backward"]
     assert torch.equal(torch.rand(4), expected)
     after = model.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before[0].items())
     assert all(old is new.grad for old, new in zip(before[1], model.parameters(), strict=True))
+
+
+def test_a_first_pass_that_does_not_fit_is_left_to_the_real_step(model: nn.Module, images: Tensor) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = model.register_forward_pre_hook(full)
+    before = deepcopy(model.state_dict())
+    first_passes(model, [images, images], FP32, lambda: None)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    hook.remove()
+    with pytest.raises(RuntimeError, match="shape"):
+        first_passes(model, [images[..., :5]], FP32, lambda: None)

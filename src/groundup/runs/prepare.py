@@ -35,7 +35,7 @@ from groundup.training import (
     check_equal_parts,
     choose_engine,
     compile_network,
-    first_pass,
+    first_passes,
     gradients_of,
     share_of,
     warm_up,
@@ -266,9 +266,7 @@ def build_job(
         # Processes may differ in how far they get there, so their checks would not meet.
         alone = check if world.size == 1 else lambda: None
         if not engine.compiled:
-            for images in shapes:
-                alone()
-                first_pass(model, images, engine)
+            first_passes(model, shapes, engine, alone)
     if engine.compiled:
         at_once = at_once or (lambda work: work())
         engine, forward = _compiled_if_it_agrees(recipe, model, engine, shapes, alone, at_once, plan.live)

@@ -2,7 +2,7 @@
 
 from groundup.training.average import AVERAGES, Average, AverageSettings, EMASettings, NoAverage, SWASettings
 from groundup.training.checkpoint import AVERAGE, MODEL, CheckpointStore, load_checkpoint, load_weights, read_state
-from groundup.training.compiling import check_agreement, compile_network, first_pass, warm_up
+from groundup.training.compiling import check_agreement, compile_network, first_passes, warm_up
 from groundup.training.distributed import LostProcess, World, job_id, share_of, together
 from groundup.training.engine import Engine, choose_engine, hardware_for
 from groundup.training.gradients import check_equal_parts, gradients_of
@@ -53,7 +53,7 @@ __all__ = [
     "check_equal_parts",
     "choose_engine",
     "compile_network",
-    "first_pass",
+    "first_passes",
     "gradients_of",
     "hardware_for",
     "job_id",

@@ -5,7 +5,7 @@ part of what is compiled, its share too, and draws other numbers than eager: the
 the first step, but cannot be compared.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -54,11 +54,21 @@ def warm_up(
             _compiled_outcome(model, compiled, images, engine)
 
 
-def first_pass(model: nn.Module, images: Tensor, engine: Engine) -> None:
-    """A forward and a backward pass that leave everything as it was: on a GPU kernels are loaded, and chosen by trying them
-    (torch.backends.cudnn.benchmark), when the first batch of a shape comes."""
-    with _left_as_it_was(model), torch.random.fork_rng([images.device] if images.is_cuda else []):
-        _outcome(model, model, images, engine)
+def first_passes(model: nn.Module, batches: Iterable[Tensor], engine: Engine, check: Callable[[], None]) -> None:
+    """A forward and a backward pass of each of `batches`, which leave everything as it was: on a GPU kernels are loaded, and chosen
+    by trying them (torch.backends.cudnn.benchmark), when the first batch of a shape comes. `check`: called between them; may raise.
+
+    What does not fit into memory is left to whoever takes the real step, who knows what to say of it.
+    """
+    for images in batches:
+        check()
+        try:
+            with _left_as_it_was(model), torch.random.fork_rng([images.device] if images.is_cuda else []):
+                _outcome(model, model, images, engine)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            return
     engine.synchronize()
 
 
