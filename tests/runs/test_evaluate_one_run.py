@@ -17,7 +17,7 @@ from torch import Tensor
 
 import groundup
 from groundup import augment
-from groundup.basis.errors import DataError, GroundupError, UsageError
+from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.data import Splits
 from groundup.evaluation import calibration, fit_temperature, wilson, with_temperature
@@ -392,14 +392,3 @@ def test_a_card_of_before_a_kill_is_brought_up_to_date_by_the_next_evaluation(co
 def test_options_that_do_not_fit_together_are_refused(finished: Run, wanted: Wanted, part: str) -> None:
     with pytest.raises(UsageError, match=part):
         evaluate_runs([finished.folder], wanted, StopRequest())
-
-
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [("foo:bar", "--corrupted foo:bar: "), ("parquet:nowhere", "nowhere"), ("arrays:nowhere.npz", "nowhere.npz")],
-)
-def test_a_corrupted_set_that_is_none_is_told_before_anything_is_measured(copied: Path, source: str, said: str) -> None:
-    (copied / "evaluation.json").unlink(missing_ok=True)
-    with pytest.raises((UsageError, DataError), match=re.escape(said)):
-        evaluate_runs([copied], Wanted(sections=("corruptions",), corrupted=source), StopRequest())
-    assert not (copied / "evaluation.json").exists()

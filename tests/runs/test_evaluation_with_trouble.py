@@ -1,13 +1,14 @@
 """Evaluations that are interrupted, find a damaged or a stranger's file, or are asked for what cannot be: what is kept and told."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from groundup.basis.errors import UsageError
+from groundup.basis.errors import DataError, UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.data import Splits
 from groundup.recipe import load_recipe
@@ -93,3 +94,14 @@ def test_corruptions_of_tiny_images_are_refused_before_anything_is_measured(copi
     small = replace(splits, image_size=6)
     with pytest.raises(UsageError, match=r"--corruptions: images of 6 px; needs 8 or more \(data\.resolution\)"):
         _open(open_trained(copied), Wanted(sections=("corruptions",)), StopRequest(), told.append, data=small)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("foo:bar", "--corrupted foo:bar: "), ("parquet:nowhere", "nowhere"), ("arrays:nowhere.npz", "nowhere.npz")],
+)
+def test_a_corrupted_set_that_is_none_is_told_before_anything_is_measured(copied: Path, source: str, said: str) -> None:
+    (copied / "evaluation.json").unlink(missing_ok=True)
+    with pytest.raises((UsageError, DataError), match=re.escape(said)):
+        evaluate_runs([copied], Wanted(sections=("corruptions",), corrupted=source), StopRequest())
+    assert not (copied / "evaluation.json").exists()
