@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from groundup.models import SpeedNetSettings, build_model, count_parameters, forward_flops
 from groundup.models import speed_net as module
-from groundup.models.speed_net import IdentityConv, SpeedNet, whitening_filters
+from groundup.models.speed_net import SameSizeConv, SpeedNet, whitening_filters
 
 SMALL = SpeedNetSettings(name="speed_net", widths=(8, 12, 16), middles=(8, 8, 12))
 
@@ -65,7 +65,7 @@ def test_the_default_start_is_no_identity() -> None:
     network = build_model(SMALL.model_copy(update={"init": "default"}), num_classes=5, seed=0)
     assert isinstance(network, SpeedNet)
     for layer in network.modules():
-        if isinstance(layer, IdentityConv):
+        if isinstance(layer, SameSizeConv):
             assert layer.weight.std() > 0
             assert not (layer.weight == 0).any()
 
@@ -73,7 +73,7 @@ def test_the_default_start_is_no_identity() -> None:
 @pytest.mark.parametrize("kernel", [1, 2, 3, 5])
 def test_a_convolution_starts_as_the_identity_and_keeps_the_size_for_even_kernels_too(kernel: int) -> None:
     images = torch.randn(2, 4, 7, 7)
-    out = IdentityConv(4, 6, kernel)(images)
+    out = SameSizeConv(4, 6, kernel)(images)
     assert out.shape == (2, 6, 7, 7)
     torch.testing.assert_close(out[:, :4], images)
 

@@ -71,11 +71,12 @@ class SpeedNetSettings(Settings):
         return SpeedNet(self, num_classes)
 
 
-class IdentityConv(nn.Conv2d):
-    """A convolution without bias that keeps the plane's size and starts as the identity: it copies its input on the first
-    output channels and is random on the others. Even kernels are padded by one more on the left and on top.
+class SameSizeConv(nn.Conv2d):
+    """A convolution without bias that keeps the plane's size. Even kernels are padded by one more on the left and on top.
 
-    identity: False leaves all of it random."""
+    identity: it starts as the identity, which copies its input on the first output channels, and random on the others; else all of
+    it is random.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, identity: bool = True) -> None:
         even = kernel % 2 == 0
@@ -104,11 +105,11 @@ class SpeedGroup(nn.Module):
         identity: bool,
     ) -> None:
         super().__init__()
-        self.conv1 = IdentityConv(channels_in, width, first, identity)
+        self.conv1 = SameSizeConv(channels_in, width, first, identity)
         self.norm1 = nn.BatchNorm2d(width, momentum=momentum)
-        self.conv2 = IdentityConv(width, middle, pair[0], identity)
+        self.conv2 = SameSizeConv(width, middle, pair[0], identity)
         self.norm2 = nn.BatchNorm2d(middle, momentum=momentum)
-        self.conv3 = IdentityConv(middle, width, pair[1], identity)
+        self.conv3 = SameSizeConv(middle, width, pair[1], identity)
         self.norm3 = nn.BatchNorm2d(width, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
