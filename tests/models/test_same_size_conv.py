@@ -1,0 +1,96 @@
+"""Convolutions without the products and outputs that change nothing: the same values and gradients as the plain ones."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from groundup.models import forward_flops
+from groundup.models.same_size_conv import PooledConv, SameSizeConv, conv_on_small_plane
+
+
+def padded(x: Tensor, weight: Tensor) -> Tensor:
+    """The plain convolution of the same size: even kernels are padded by one more on the left and on top."""
+    before, after = weight.shape[2] // 2, (weight.shape[2] - 1) // 2
+    return F.conv2d(F.pad(x, (before, after, before, after)), weight)
+
+
+def both(
+    plain: Callable[[Tensor, Tensor], Tensor], ours: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor
+) -> None:
+    """Output, gradient of the input and gradient of the filters agree, in float64."""
+    found = []
+    for function in (plain, ours):
+        image, filters = x.double().requires_grad_(), weight.detach().double().requires_grad_()
+        out = function(image, filters)
+        (out * torch.arange(out.numel()).view_as(out).cos()).sum().backward()
+        found.append((out.detach(), image.grad, filters.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+def test_a_convolution_starts_as_the_identity_and_keeps_the_size_for_even_kernels_too(kernel: int) -> None:
+    images = torch.randn(2, 4, 7, 7)
+    out = SameSizeConv(4, 6, kernel)(images)
+    assert out.shape == (2, 6, 7, 7)
+    torch.testing.assert_close(out[:, :4], images)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "height", "width"), [(3, 1, 1), (3, 2, 2), (3, 3, 3), (3, 1, 3), (3, 3, 2), (5, 5, 4), (5, 2, 2)]
+)
+def test_a_small_plane_gives_what_the_convolution_gives(kernel: int, height: int, width: int) -> None:
+    x, weight = torch.randn(4, 5, height, width), torch.randn(6, 5, kernel, kernel)
+    both(lambda x, w: F.conv2d(x, w, padding=kernel // 2), conv_on_small_plane, x, weight)
+
+
+@pytest.mark.parametrize(("side", "products"), [(2, 16), (3, 49)])
+def test_a_small_plane_costs_no_product_with_the_padding(side: int, products: int) -> None:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        conv_on_small_plane(torch.randn(1, 5, side, side), torch.randn(6, 5, 3, 3))
+    assert counter.get_total_flops() == 2 * 5 * 6 * products
+
+
+@pytest.mark.parametrize("side", [2, 3, 4])
+def test_training_and_evaluation_give_the_same(side: int) -> None:
+    layer, x = SameSizeConv(4, 6, 3, identity=False), torch.randn(3, 4, side, side)
+    torch.testing.assert_close(layer.train()(x), padded(x, layer.weight))
+    torch.testing.assert_close(layer.eval()(x), padded(x, layer.weight))
+
+
+def test_evaluation_stays_one_convolution() -> None:
+    """An exporter or a quantiser finds the layer as what it is."""
+    layer = SameSizeConv(4, 6, 3).eval()
+    graph = torch.export.export(layer, (torch.randn(2, 4, 2, 2),)).graph
+    assert [node.target for node in graph.nodes if node.op == "call_function"] == [torch.ops.aten.conv2d.default]
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 7), (7, 8), (8, 7), (2, 3)])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_a_pooled_convolution_gives_what_the_pool_gives(
+    kernel: int, height: int, width: int, memory: torch.memory_format
+) -> None:
+    layer, x = PooledConv(4, 6, kernel, identity=False).double(), torch.randn(3, 4, height, width)
+    both(
+        lambda x, w: F.max_pool2d(padded(x, w), 2),
+        lambda x, w: torch.func.functional_call(layer, {"weight": w}, (x,)),
+        x.contiguous(memory_format=memory),
+        layer.weight,
+    )
+
+
+def test_what_the_pool_drops_is_not_computed() -> None:
+    layer = PooledConv(3, 8, 3)
+    assert forward_flops(layer, 7) == forward_flops(layer, 6) == 2 * 36 * 3 * 8 * 9
+
+
+def test_mixed_precision_reaches_the_products_of_a_small_plane() -> None:
+    layer, x = SameSizeConv(4, 6, 3), torch.randn(3, 4, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.train()(x).dtype == layer.eval()(x).dtype == torch.bfloat16
