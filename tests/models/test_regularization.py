@@ -94,6 +94,68 @@ def test_dropout_stands_where_its_position_says(name: str, position: str) -> Non
     assert kept.sum() / (seen["entering"] != 0).sum() == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.9])
+def test_dropout_in_blocks_drops_its_share_at_every_place_and_preserves_the_expected_value(
+    share: float, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    x = torch.full((40_001, 5), 2.0, dtype=dtype)  # an odd number of values: four of them share one drawn word
+    out = BlockDropout(share)(x)
+    assert out.dtype == dtype
+    dropped = out == 0
+    torch.testing.assert_close(
+        out[~dropped], (x / (1 - share))[~dropped], rtol=8e-3 if dtype == torch.bfloat16 else 1e-4, atol=0
+    )
+    error = 4 * (share * (1 - share) / x.numel() * 4) ** 0.5
+    for place in range(4):  # of the word
+        assert dropped.flatten()[place::4].float().mean().item() == pytest.approx(share, abs=error)
+
+
+def test_dropout_in_blocks_draws_values_independent_of_their_neighbours() -> None:
+    torch.manual_seed(0)
+    dropped = (BlockDropout(0.5)(torch.ones(400_000)) == 0).float() - 0.5
+    for distance in (1, 2, 3, 4, 8):
+        product = (dropped[distance:] * dropped[:-distance]).mean().item() * 4
+        assert abs(product) < 4 / 400_000**0.5
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last", "cut", "expanded"])
+def test_dropout_in_blocks_keeps_shape_and_layout_and_its_gradient_is_its_mask(layout: str) -> None:
+    x = torch.randn(6, 8, 5, 5)
+    x = {
+        "channels_first": x,
+        "channels_last": x.contiguous(memory_format=torch.channels_last),
+        "cut": x[:, 1:7, :, ::2],
+        "expanded": x[:1].expand(6, 8, 5, 5),
+    }[layout].requires_grad_()
+    torch.manual_seed(0)
+    out = BlockDropout(0.5)(x)
+    assert out.shape == x.shape
+    if layout == "channels_last":
+        assert out.is_contiguous(memory_format=torch.channels_last)
+    out.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, torch.where(out == 0, 0.0, 2.0))
+
+
+def test_dropout_in_blocks_is_the_same_again_from_the_same_seed() -> None:
+    layer, x = BlockDropout(0.3), torch.ones(1000)
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(layer(x))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("share", [1e-6, 1 - 1e-6])
+def test_a_share_too_near_to_none_or_all_for_sixteen_bits_still_acts(share: float) -> None:
+    torch.manual_seed(0)
+    dropped = (BlockDropout(share)(torch.ones(4_000_000)) == 0).sum().item()
+    assert dropped not in (0, 4_000_000)
+
+
 @every_network_with_blocks
 def test_dropout_set_live_acts_like_dropout_from_the_start(name: str) -> None:
     early, late = network(name, dropout=0.4, dropout_position="after"), network(name, dropout_position="after")
