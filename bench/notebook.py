@@ -4,8 +4,9 @@ The notebook does what the five systems did: fp32, channels first, crop, flip an
 workers (Pillow and numpy, as torchvision's transforms do it), and `.item()` in every step. The plain loop is what a careful script
 does: the data on the device, batch-wide crop and flip, our precision, channels last, nothing else. All train the same network with
 the recipe's optimizer settings, at the recipe's last input size, and are timed in turn in one process, in another order in every
-round. The notebook's workers begin with its turn, with nothing prepared, and have nothing left to do when it ends, so that they
-work beside nobody else; a turn is at least twice as many steps as there are workers.
+round; that of the notebook and of the plain loop is written with torch's own convolutions, pools and dropout. The notebook's
+workers begin with its turn, with nothing prepared, and have nothing left to do when it ends, so that they work beside nobody
+else; a turn is at least twice as many steps as there are workers.
 
     python bench/notebook.py cifar100-speed data.source=parquet:PATH [--rounds 5] [--images 2048] [--out FILE.json]
     python bench/notebook.py cifar100-wrn28-10 model.depth=16 model.width=4 train.batch_size=256 data.source=parquet:PATH
@@ -32,6 +33,8 @@ from groundup import augment
 from groundup.basis.interruption import StopRequest
 from groundup.data import ImageSet
 from groundup.models import build_model
+from groundup.models.regularization import BlockDropout
+from groundup.models.same_size_conv import PooledConv, SameSizeConv
 from groundup.optim import apply_rates
 from groundup.recipe import load_recipe
 from groundup.runs.folder import environment
@@ -76,6 +79,33 @@ class Batches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for _ in range(self.count):
             yield torch.randperm(self._images)[: self._size].tolist()
+
+
+class Written(nn.Module):
+    """A `SameSizeConv`, or `PooledConv`, as a script writes it: padding, convolution, max-pool."""
+
+    def __init__(self, layer: SameSizeConv) -> None:
+        super().__init__()
+        kernel = layer.kernel_size[0]
+        self._pad = (kernel // 2, kernel // 2 - 1) * 2 if kernel % 2 == 0 else None
+        self.conv = nn.Conv2d(layer.in_channels, layer.out_channels, kernel, padding=layer.padding, bias=False)  # type: ignore[arg-type]
+        self.conv.weight = layer.weight
+        self._pools = isinstance(layer, PooledConv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x if self._pad is None else nn.functional.pad(x, self._pad))
+        return nn.functional.max_pool2d(x, 2) if self._pools else x
+
+
+def in_torch(network: nn.Module) -> nn.Module:
+    """The same function of the same weights with torch's own modules where ours do less work."""
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, SameSizeConv):
+                setattr(parent, name, Written(child))
+            elif isinstance(child, BlockDropout):
+                setattr(parent, name, nn.Dropout(child.p))
+    return network
 
 
 class Notebook:
@@ -194,7 +224,7 @@ def main() -> None:
     side = job.live.at(last).resolution
 
     def fresh(layout: torch.memory_format) -> tuple[nn.Module, Any]:
-        network = build_model(recipe.model, num_classes=job.classes, seed=1).to(engine.torch_device)
+        network = in_torch(build_model(recipe.model, num_classes=job.classes, seed=1)).to(engine.torch_device)
         network = network.to(memory_format=layout)  # type: ignore[call-overload]
         optimizer = recipe.optimizer.build(network)
         apply_rates(optimizer, job.rates.at(last, state.schedule))

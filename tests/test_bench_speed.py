@@ -18,6 +18,9 @@ import torch
 from groundup.basis.errors import UsageError
 from groundup.basis.interruption import StopRequest
 from groundup.data import ImageSet
+from groundup.models import ModelSettings, SpeedNetSettings, WideResNetSettings, build_model
+from groundup.models.regularization import BlockDropout
+from groundup.models.same_size_conv import SameSizeConv
 from groundup.recipe import load_recipe
 from groundup.runs.prepare import first_job, make_plan, open_data, with_measured_constants
 from groundup.tracking import Trackers
@@ -74,6 +77,28 @@ def test_the_notebook_is_compared_on_generated_images(measure: Measure) -> None:
     assert written["over_notebook"]["median"] > 0
     assert written["over_plain"]["median"] > 0
     assert (written["steps_per_round"], written["resolution"]) == (1, 32)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SpeedNetSettings(name="speed_net", widths=(8, 12, 16), middles=(8, 8, 12)),
+        WideResNetSettings(name="wide_resnet", depth=10, width=1, dropout=0.3),
+    ],
+    ids=lambda settings: settings.name,
+)
+def test_the_network_of_the_other_loops_is_the_same_function_in_modules_of_torch(
+    bench: Callable[[str], ModuleType], settings: ModelSettings
+) -> None:
+    ours = build_model(settings, num_classes=5, seed=0)
+    theirs = bench("notebook").in_torch(build_model(settings, num_classes=5, seed=0))
+    assert not any(isinstance(module, SameSizeConv | BlockDropout) for module in theirs.modules())
+    assert len(list(theirs.parameters())) == len(list(ours.parameters()))
+    images = torch.randn(4, 3, 23, 23)
+    for module in (*ours.modules(), *theirs.modules()):
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # the masks are drawn in other ways
+    torch.testing.assert_close(theirs.train()(images), ours.train()(images))
 
 
 def test_every_contestant_is_first_in_every_third_round(bench: Callable[[str], ModuleType]) -> None:

@@ -2,6 +2,7 @@
 
 A multiply-add is 2 FLOP. Counted are convolutions and matrix products, whether they come from a module or from a
 functional call, so the fixed filters of `blur_pool` too; norms, activations, pooling and sums are left out, as is usual.
+Products with the zeros of a convolution's padding count, as is usual too, whether a kernel makes them or not.
 A training step is taken as 3 times the forward pass: the outputs, the gradient of the activations, the gradient of the
 weights.
 """

@@ -83,6 +83,13 @@ def test_the_parts_make_up_the_step() -> None:
     assert sum(shares(overlapped).values()) == pytest.approx(1)
 
 
+def test_a_network_faster_than_the_matrix_product_is_explained() -> None:
+    recipe = load_recipe("digits")
+    above = advice(recipe, CPU, measured(mfu=1.1, forward=0.3, backward=0.6), True)
+    assert any("more than 100%" in line for line in above)
+    assert not any("100%:" in line for line in advice(recipe, CPU, measured(forward=0.3, backward=0.6), True))
+
+
 @pytest.mark.parametrize(
     ("parts", "says"),
     [

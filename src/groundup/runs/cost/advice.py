@@ -13,6 +13,7 @@ FEEDING = 0.05  # share of the step that gathering and augmentation may take
 OPTIMIZING = 0.15
 _AHEAD = 4  # micro-batches decoded ahead, the default: more hold up memory and seldom help
 OTHER = 0.10
+_FULL = 1.02  # of a matrix product: above what two measurements of the same rate differ by
 LOW = {"cpu": 0.35, "cuda": 0.2}  # shares of a matrix product below which the network itself is badly fed
 
 
@@ -25,6 +26,11 @@ def advice(recipe: Recipe, engine: Engine, sizes: list[dict[str, Any]], fits: bo
     network = share["forward"] + share["backward"] + share["sam"]
     busy = slowest["mfu"] / network if network else 0.0  # `mfu` is over the whole step
     found = [f"the network takes {network:.0%} of a step, in which it runs at {busy:.0%} of a matrix product here"]
+    if busy > _FULL:
+        found.append(
+            "more than 100%: other work ran when the matrix product was timed, or the network leaves out products with "
+            "padding, which the usual count holds (speed_net does)"
+        )
     if share["data"] > FEEDING:
         found += _slow_data(recipe, engine, share["data"], slowest["resolution"], fits)
     if share["augment"] > FEEDING:

@@ -1,7 +1,8 @@
 """How fast a recipe trains here, where the time goes, and what to change, over a few real steps.
 
 Nothing is written but the trace that was asked for. MFU ("model FLOPs utilisation") is the share of the rate of a large matrix
-product measured on the spot, in the run's precision, not of a data sheet.
+product measured on the spot, in the run's precision, not of a data sheet. FLOP are counted by the usual formula, with the
+padding of convolutions; a network that leaves such products out (`speed_net`) can show more than 100%.
 """
 
 import sys
