@@ -1,6 +1,7 @@
 """Convolutions without the products and outputs that change nothing: the same values and gradients as the plain ones."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +69,26 @@ def test_evaluation_stays_one_convolution() -> None:
     layer = SameSizeConv(4, 6, 3).eval()
     graph = torch.export.export(layer, (torch.randn(2, 4, 2, 2),)).graph
     assert [node.target for node in graph.nodes if node.op == "call_function"] == [torch.ops.aten.conv2d.default]
+
+
+def test_the_compiler_gets_one_convolution_too() -> None:
+    seen: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Any]:
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    torch.compile(SameSizeConv(4, 6, 3).train(), backend=backend)(torch.randn(2, 4, 2, 2))
+    assert len(seen) == 1
+    assert "conv2d" in seen[0]
+
+
+def test_a_small_plane_keeps_no_more_for_the_backward_pass_than_its_input_and_its_filters() -> None:
+    x, weight = torch.randn(4, 5, 2, 2, requires_grad=True), torch.randn(6, 5, 3, 3, requires_grad=True)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        conv_on_small_plane(x, weight)
+    assert [tensor.data_ptr() for tensor in kept] == [x.data_ptr(), weight.data_ptr()]
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 5])

@@ -49,6 +49,11 @@ def test_a_claim_is_not_inherited(write: Write) -> None:
     assert claim.top1 == 0.5
 
 
+def test_a_second_name_of_a_recipe_keeps_its_claim(write: Write) -> None:
+    alias = load_recipe(write("mine.yaml", "extends: cifar100-wrn28-10\nname: wide\nabout: The same.\n"))
+    assert alias.claim == load_recipe("cifar100-wrn28-10").claim
+
+
 def test_a_section_of_another_method_replaces_the_whole_section(write: Write) -> None:
     recipe = load_recipe(write("mine.yaml", f"extends: {BASE}\nschedule: {{name: cosine, lr: 0.2}}\n"))
     assert recipe.schedule.model_dump()["lr"] == 0.2

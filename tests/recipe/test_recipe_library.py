@@ -6,7 +6,7 @@ import pytest
 
 from groundup.recipe import library, load_recipe, source_text, to_yaml
 
-FIRST = {"digits", "cifar10-speed", "cifar100-speed"}
+FIRST = {"digits", "cifar10-speed", "cifar100-speed", "cifar100-speed-73", "cifar100-speed-75"}
 SWEEP = {
     f"003-{network}-{optimizer}-{policy}"
     for network in ("resnet18", "preact")
@@ -42,6 +42,13 @@ def test_every_library_recipe_loads_under_its_own_name_and_says_what_it_is_for(n
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.about.endswith(".")
+
+
+def test_the_speed_recipe_and_the_one_named_by_its_target_are_the_same() -> None:
+    one, other = (
+        load_recipe(name).model_dump(exclude={"name", "about"}) for name in ("cifar100-speed", "cifar100-speed-73")
+    )
+    assert one == other
 
 
 @pytest.mark.parametrize("name", library())

@@ -9,6 +9,7 @@ On a plane as small as the filter much of a convolution is products with the zer
 """
 
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +32,10 @@ class SameSizeConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.kernel_size[0]
-        # In evaluation it stays a convolution, which exporters, quantisers and counters of FLOP know.
-        if self.training and kernel % 2 and max(x.shape[2:]) <= kernel > 1:
+        # In evaluation it stays a convolution, which exporters, quantisers and counters of FLOP know; and for the compiler, which
+        # needs 80 s for the loops over views (torch 2.13, two cores).
+        left_alone = not self.training or torch.compiler.is_compiling()
+        if kernel % 2 and max(x.shape[2:]) <= kernel > 1 and not left_alone:
             return conv_on_small_plane(x, self.weight)
         return self._padded(x, 0, 0)
 
@@ -56,21 +59,67 @@ def conv_on_small_plane(x: Tensor, weight: Tensor) -> Tensor:
     """`conv2d(x, weight, padding=kernel // 2)` as matrix products over the pixels that a filter really meets.
 
     x: (N, C, H, W) with H and W up to the odd kernel; weight: (out, C, kernel, kernel). Returns (N, out, H, W), in the memory
-    order of channels-last. All outputs that see the same pixels are one product.
+    order of channels-last. For the backward pass x and the weight are kept, as by a convolution.
     """
-    kernel, (images, _, height, width) = weight.shape[2], x.shape
-    pixels, filters = x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0)
-    outputs: dict[tuple[int, int], Tensor] = {}
-    for top, bottom, rows in _same_view(height, kernel):
-        for left, right, columns in _same_view(width, kernel):
-            places = [(row, column) for row in rows for column in columns]
-            shifts = [(kernel // 2 - row, kernel // 2 - column) for row, column in places]
-            met = [filters[top + down : bottom + down, left + along : right + along] for down, along in shifts]
-            matrix = torch.stack(met, dim=3).reshape(-1, len(places) * len(weight))
-            product = pixels[:, top:bottom, left:right].reshape(images, -1) @ matrix
-            outputs.update(zip(places, product.view(images, len(places), -1).unbind(1), strict=True))
-    ordered = [outputs[row, column] for row in range(height) for column in range(width)]
-    return torch.stack(ordered, dim=1).view(images, height, width, -1).permute(0, 3, 1, 2)
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    result: Tensor = _OnSmallPlane.apply(x, weight)
+    return result
+
+
+class _OnSmallPlane(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        pixels = x.permute(0, 2, 3, 1)
+        out = pixels.new_empty((*pixels.shape[:3], len(weight)))
+        for seen, places in _views(x, weight):
+            filled = out[seen.outputs]
+            filled.copy_((pixels[seen.inputs].flatten(1) @ _filters(weight, places).mT).view_as(filled))
+        return out.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        pixels, grads = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
+        of_pixels = torch.zeros_like(pixels, memory_format=torch.contiguous_format)
+        of_taps = torch.zeros_like(weight.permute(0, 2, 3, 1), memory_format=torch.contiguous_format)
+        for seen, places in _views(x, weight):
+            some, patch = grads[seen.outputs].flatten(1), of_pixels[seen.inputs]
+            patch += (some @ _filters(weight, places)).view_as(patch)
+            products = (some.mT @ pixels[seen.inputs].flatten(1)).view(len(places), len(weight), *patch.shape[1:])
+            for place, product in zip(places, products, strict=True):
+                of_taps[place] += product
+        return of_pixels.permute(0, 3, 1, 2), of_taps.permute(0, 3, 1, 2)
+
+
+class _View(NamedTuple):
+    """A part of the pixels, and the outputs that see all of it and nothing else."""
+
+    inputs: tuple[slice, ...]
+    outputs: tuple[slice, ...]
+
+
+def _views(x: Tensor, weight: Tensor) -> Iterator[tuple[_View, list[tuple[slice, ...]]]]:
+    """Every view, and the filter's taps (of (out, row, column, C)) that lie on it for each of its outputs, row by row."""
+    kernel, everything = weight.shape[2], slice(None)
+    for top, bottom, rows in _same_view(x.shape[2], kernel):
+        for left, right, columns in _same_view(x.shape[3], kernel):
+            places: list[tuple[slice, ...]] = []
+            for row in rows:
+                for column in columns:
+                    down, along = kernel // 2 - row, kernel // 2 - column
+                    places.append((everything, slice(top + down, bottom + down), slice(left + along, right + along)))
+            inputs = everything, slice(top, bottom), slice(left, right)
+            outputs = everything, slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            yield _View(inputs, outputs), places
+
+
+def _filters(weight: Tensor, places: list[tuple[slice, ...]]) -> Tensor:
+    """(outputs of a view * out, pixels of it * C): the filters as a matrix on what it sees."""
+    taps = weight.permute(0, 2, 3, 1)
+    return torch.cat([taps[place].flatten(1) for place in places])
 
 
 def _same_view(side: int, kernel: int) -> Iterator[tuple[int, int, list[int]]]:

@@ -24,6 +24,7 @@ _KEEP_THE_CLAIM = {
     *("seed", "data.source", "data.image", "train.device", "train.threads", "track.tensorboard"),
     *("check.ignore", "cost.per_hour"),
 }
+_SECOND_NAME = {"name", "about"}  # what a recipe may say that is another under a second name
 _NEAREST = 4  # names of the library that an unknown one is answered with
 # libyaml writes the same ten times as fast. Reading is left to Python: libyaml's reader crashes on what is nested too deeply.
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -130,7 +131,8 @@ def _extended(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
     # Normalised, so that a circle through `../here/` is recognised.
     found = os.path.normpath(beside) if name_or_path not in library() and beside.is_file() else parent
     base = _extended(found, (*seen, name_or_path))
-    base.pop("claim", None)  # a claim belongs to the recipe it was measured with
+    if values.keys() - _SECOND_NAME:
+        base.pop("claim", None)  # a claim belongs to the recipe it was measured with
     _leave_columns(base, values.get("data"))
     return _laid_over(base, values)
 

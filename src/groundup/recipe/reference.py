@@ -34,9 +34,9 @@ _HEAD = """# Recipe reference
 Every key of a recipe. This page is written by `python -m groundup.recipe.reference`; a test holds it current.
 
 A recipe is a YAML file. `extends: NAME_OR_PATH` lays it over another recipe, section by section; a section that
-chooses another `name` replaces the old section whole, and the `claim` is not inherited. On the command line
-`key.sub=value` changes one key; entries of a list are counted from 0 or called by their `name`
-(`augment.policy.pad_crop.pad=2`).
+chooses another `name` replaces the old section whole, and the `claim` is inherited only by what says no more than
+another `name` and `about`. On the command line `key.sub=value` changes one key; entries of a list are counted from 0
+or called by their `name` (`augment.policy.pad_crop.pad=2`).
 
 A duration is a number with its unit: `5ep` (epochs), `0.3dur` (share of the run) or `1000step` (optimizer updates).
 """
