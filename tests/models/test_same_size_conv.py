@@ -44,9 +44,44 @@ def test_a_convolution_starts_as_the_identity_and_keeps_the_size_for_even_kernel
 @pytest.mark.parametrize(
     ("kernel", "height", "width"), [(3, 1, 1), (3, 2, 2), (3, 3, 3), (3, 1, 3), (3, 3, 2), (5, 5, 4), (5, 2, 2)]
 )
-def test_a_small_plane_gives_what_the_convolution_gives(kernel: int, height: int, width: int) -> None:
-    x, weight = torch.randn(4, 5, height, width), torch.randn(6, 5, kernel, kernel)
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_a_small_plane_gives_what_the_convolution_gives(
+    kernel: int, height: int, width: int, memory: torch.memory_format
+) -> None:
+    x, weight = (
+        torch.randn(*shape).contiguous(memory_format=memory)
+        for shape in ((4, 5, height, width), (6, 5, kernel, kernel))
+    )
     both(lambda x, w: F.conv2d(x, w, padding=kernel // 2), conv_on_small_plane, x, weight)
+
+
+@pytest.mark.parametrize("needed", ["pixels", "filters"])
+def test_a_gradient_that_nobody_asks_for_is_not_computed(needed: str) -> None:
+    x, weight = torch.randn(4, 5, 2, 2), torch.randn(6, 5, 3, 3)
+    asked, other = (x, weight) if needed == "pixels" else (weight, x)
+    asked.requires_grad_()
+    out, counter = conv_on_small_plane(x, weight), FlopCounterMode(display=False)
+    with counter:
+        out.sum().backward()
+    assert counter.get_total_flops() == 2 * 4 * 5 * 6 * 16
+    assert asked.grad is not None
+    assert other.grad is None
+
+
+def test_gradients_in_reduced_precision_are_as_near_as_those_of_the_convolution() -> None:
+    x, weight = torch.randn(64, 32, 3, 3), torch.randn(48, 32, 3, 3)
+    grad = torch.randn(64, 48, 3, 3)
+    found = []
+    for dtype, function in (
+        (torch.float64, lambda x, w: F.conv2d(x, w, padding=1)),
+        (torch.bfloat16, lambda x, w: F.conv2d(x, w, padding=1)),
+        (torch.bfloat16, conv_on_small_plane),
+    ):
+        image, filters = x.bfloat16().to(dtype).requires_grad_(), weight.bfloat16().to(dtype).requires_grad_()
+        function(image, filters).backward(grad.bfloat16().to(dtype))
+        found.append((image.grad.double(), filters.grad.double()))  # type: ignore[union-attr]
+    for exact, theirs, ours in zip(*found, strict=True):
+        assert (ours - exact).norm() < 1.5 * (theirs - exact).norm()
 
 
 @pytest.mark.parametrize(("side", "products"), [(2, 16), (3, 49)])
@@ -69,6 +104,15 @@ def test_evaluation_stays_one_convolution() -> None:
     layer = SameSizeConv(4, 6, 3).eval()
     graph = torch.export.export(layer, (torch.randn(2, 4, 2, 2),)).graph
     assert [node.target for node in graph.nodes if node.op == "call_function"] == [torch.ops.aten.conv2d.default]
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+def test_what_is_exported_has_no_negative_padding(kernel: int) -> None:
+    """A pad of -1 crops in torch; other runtimes refuse it, or put it into the convolution, where ONNX forbids it."""
+    graph = torch.export.export(PooledConv(4, 6, kernel).eval(), (torch.randn(2, 4, 7, 7),)).graph
+    pads = [node.args[1] for node in graph.nodes if node.target == torch.ops.aten.pad.default]
+    assert len(pads) == 1
+    assert all(amount >= 0 for amount in pads[0])
 
 
 def test_the_compiler_gets_one_convolution_too() -> None:
@@ -115,3 +159,10 @@ def test_mixed_precision_reaches_the_products_of_a_small_plane() -> None:
     layer, x = SameSizeConv(4, 6, 3), torch.randn(3, 4, 2, 2)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer.train()(x).dtype == layer.eval()(x).dtype == torch.bfloat16
+        layer.train()(x).float().square().sum().backward()
+        found = layer.weight.grad
+        layer.weight.grad = None
+        layer.eval()(x).float().square().sum().backward()
+    assert found is not None
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, layer.weight.grad, rtol=0.02, atol=0.05)

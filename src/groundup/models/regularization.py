@@ -73,7 +73,7 @@ class BlockDropout(nn.Dropout):
 
 def _mask(x: Tensor, dropped: int) -> Tensor:
     """Zeros with probability dropped / 65536, else what keeps the expected value: like x, in the order of its memory."""
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
     # As signed numbers the 65536 patterns run from -32768 on.
     kept = words.view(torch.int16)[: x.numel()] >= dropped - _STEPS // 2
     mask = torch.empty_like(x.detach())

@@ -31,20 +31,22 @@ class SameSizeConv(nn.Conv2d):
             nn.init.dirac_(self.weight[: min(channels_in, channels_out)])
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.kernel_size[0]
-        # In evaluation it stays a convolution, which exporters, quantisers and counters of FLOP know; and for the compiler, which
-        # needs 80 s for the loops over views (torch 2.13, two cores).
-        left_alone = not self.training or torch.compiler.is_compiling()
-        if kernel % 2 and max(x.shape[2:]) <= kernel > 1 and not left_alone:
+        # In evaluation it stays a convolution, which exporters, quantisers and counters of FLOP know; for the compiler, which needs
+        # 80 s for the loops over views (torch 2.13, two cores); and on accelerators, which would start dozens of small kernels.
+        in_products = self.training and x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if in_products and self.kernel_size[0] % 2 and max(x.shape[2:]) <= self.kernel_size[0] > 1:
             return conv_on_small_plane(x, self.weight)
         return self._padded(x, 0, 0)
 
     def _padded(self, x: Tensor, rows_less: int, columns_less: int) -> Tensor:
-        """The convolution without its last rows and columns of outputs."""
+        """The convolution without its last rows and columns of outputs, 0 or 1."""
         kernel = self.kernel_size[0]
         before, after = kernel // 2, (kernel - 1) // 2
         if before == after and not rows_less and not columns_less:
             return super().forward(x)
+        if not after:  # no output but those looks at the last pixels; a pad of -1 is not known everywhere
+            x = x[:, :, : x.shape[2] - rows_less, : x.shape[3] - columns_less]
+            rows_less = columns_less = 0
         return F.conv2d(F.pad(x, (before, after - columns_less, before, after - rows_less)), self.weight)
 
 
@@ -61,7 +63,7 @@ def conv_on_small_plane(x: Tensor, weight: Tensor) -> Tensor:
     x: (N, C, H, W) with H and W up to the odd kernel; weight: (out, C, kernel, kernel). Returns (N, out, H, W), in the memory
     order of channels-last. For the backward pass x and the weight are kept, as by a convolution.
     """
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
     result: Tensor = _OnSmallPlane.apply(x, weight)
@@ -70,8 +72,7 @@ def conv_on_small_plane(x: Tensor, weight: Tensor) -> Tensor:
 
 class _OnSmallPlane(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
         pixels = x.permute(0, 2, 3, 1)
         out = pixels.new_empty((*pixels.shape[:3], len(weight)))
         for seen, places in _views(x, weight):
@@ -80,18 +81,33 @@ class _OnSmallPlane(torch.autograd.Function):
         return out.permute(0, 3, 1, 2)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         pixels, grads = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
-        of_pixels = torch.zeros_like(pixels, memory_format=torch.contiguous_format)
-        of_taps = torch.zeros_like(weight.permute(0, 2, 3, 1), memory_format=torch.contiguous_format)
+        of_pixels, of_taps = _sums(pixels), _sums(weight.permute(0, 2, 3, 1))
         for seen, places in _views(x, weight):
-            some, patch = grads[seen.outputs].flatten(1), of_pixels[seen.inputs]
-            patch += (some @ _filters(weight, places)).view_as(patch)
-            products = (some.mT @ pixels[seen.inputs].flatten(1)).view(len(places), len(weight), *patch.shape[1:])
-            for place, product in zip(places, products, strict=True):
-                of_taps[place] += product
-        return of_pixels.permute(0, 3, 1, 2), of_taps.permute(0, 3, 1, 2)
+            some = grads[seen.outputs].flatten(1)
+            if ctx.needs_input_grad[0]:
+                patch = of_pixels[seen.inputs]
+                patch += (some @ _filters(weight, places)).view_as(patch)
+            if ctx.needs_input_grad[1]:
+                products = some.mT @ pixels[seen.inputs].flatten(1)
+                for place, product in zip(places, products.chunk(len(places)), strict=True):
+                    taps = of_taps[place]
+                    taps += product.view_as(taps)
+        return (
+            of_pixels.permute(0, 3, 1, 2).to(x.dtype) if ctx.needs_input_grad[0] else None,
+            of_taps.permute(0, 3, 1, 2).to(weight.dtype) if ctx.needs_input_grad[1] else None,
+        )
+
+
+def _sums(like: Tensor) -> Tensor:
+    """Zeros to add to, at least as fine as float32: a convolution too rounds its sums once, at the end."""
+    return torch.zeros(like.shape, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
 
 
 class _View(NamedTuple):

@@ -14,7 +14,8 @@ tried: `stem: plain`, `init: default`.
              narrow middles, the max + mean head and the default widths from the CIFAR-100 speed records of 2026.
     Values   widths 64/256/768, middles 64/192/512 and 6 to 9 epochs with Muon at 20, then 24, then 32 px on CIFAR-100.
     Cost     0.319 GFLOP a forward pass at 32 px, 0.152 at 24 px, 0.127 at 20 px (defaults, 100 classes); 8.6 M parameters.
-             In training 0.269, 0.120 and 0.096: products with the padding of the smallest planes are left out (`same_size_conv`).
+             In training on a CPU, uncompiled, 0.269, 0.120 and 0.096: no products with the padding of small planes
+             (`same_size_conv`).
 """
 
 from typing import Literal

@@ -29,7 +29,7 @@ def advice(recipe: Recipe, engine: Engine, sizes: list[dict[str, Any]], fits: bo
     if busy > _FULL:
         found.append(
             "more than 100%: other work ran when the matrix product was timed, or the network leaves out products with "
-            "padding, which the usual count holds (speed_net does)"
+            "padding, which the usual count holds (speed_net does, on a CPU)"
         )
     if share["data"] > FEEDING:
         found += _slow_data(recipe, engine, share["data"], slowest["resolution"], fits)

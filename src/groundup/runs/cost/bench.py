@@ -2,7 +2,7 @@
 
 Nothing is written but the trace that was asked for. MFU ("model FLOPs utilisation") is the share of the rate of a large matrix
 product measured on the spot, in the run's precision, not of a data sheet. FLOP are counted by the usual formula, with the
-padding of convolutions; a network that leaves such products out (`speed_net`) can show more than 100%.
+padding of convolutions; a network that leaves such products out (`speed_net` on a CPU) can show more than 100%.
 """
 
 import sys

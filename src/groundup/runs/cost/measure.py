@@ -2,9 +2,9 @@
 
 On a CPU a full step of a large network takes longer than anyone waits for a check. There a pass of a few images is measured, of
 as many as it takes to keep the machine busy for most of a second, and its seconds are multiplied up: the time per image is nearly
-constant from there on, other input sizes go by their FLOP, and the optimizer is measured apart, because it does not depend on the
-batch. `Measured.how` says what was done. On a machine that others use as well, Linux tells how long the threads of this process
-waited for a core; that share is taken off, and said.
+constant from there on, other input sizes go by the FLOP of a training pass, and the optimizer is measured apart, because it does
+not depend on the batch. `Measured.how` says what was done. On a machine that others use as well, Linux tells how long the threads
+of this process waited for a core; that share is taken off, and said.
 The learning rate is as good as 0 in every pass: nothing here depends on the schedule, and the weights stay where they began.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.flop_counter import FlopCounterMode
 
 from groundup import augment
 from groundup.basis.machine import out_of_memory
@@ -77,10 +78,10 @@ def measure(job: Job, state: TrainingState) -> Measured:
             if not out_of_memory(error):
                 raise
             state.optimizer.zero_grad(set_to_none=True)
-    per_image = probe.seconds / probe.images
+    per_image, made = probe.seconds / probe.images, _flops_made(job, state.model)
     seconds = {
-        size: per_image * flops / job.flops[smallest] * job.train.batch_size + probe.update_seconds
-        for size, flops in job.flops.items()
+        size: per_image * flops / made[smallest] * job.train.batch_size + probe.update_seconds
+        for size, flops in made.items()
     }
     how = f"extrapolated from a pass of {probe.images} images to a step of {job.train.batch_size}{probe.remark}"
     return probe.result(seconds, largest / smallest, how, None)
@@ -143,6 +144,23 @@ class _Probe:
         """growth: side of the largest input size over that of the first."""
         per_image = math.ceil(self.saved_by_one * growth**2)
         return Measured(self.start, seconds, per_image, self.optimizer_bytes, how, peak)
+
+
+def _flops_made(job: Job, model: nn.Module) -> dict[int, int]:
+    """FLOP that a training pass of two images carries out, by input size: the usual count holds products with padding that a
+    network may leave out. The model comes back as it was."""
+    if len(job.flops) == 1:
+        return job.flops
+    made, buffers = {}, [buffer.clone() for buffer in model.buffers()]
+    with torch.no_grad():
+        for size in job.flops:
+            counter = FlopCounterMode(display=False)
+            with counter:
+                model(torch.zeros(2, 3, size, size, device=job.engine.torch_device))
+            made[size] = counter.get_total_flops()
+        for buffer, kept in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(kept)
+    return made
 
 
 def _longer(job: Job, state: TrainingState, images: int, seconds: float, watch: "_Watch") -> int:
