@@ -206,5 +206,13 @@ def test_every_shipped_sweep_is_valid(path: Path) -> None:
     check_plan(sweep, sweep.base)
 
 
+def test_the_sweep_that_the_page_shows_is_valid(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "sweeps.md").read_text()
+    (tmp_path / "rates.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    sweep = read_sweep(tmp_path / "rates.yaml")
+    check_plan(sweep, sweep.base)
+    assert len(planned_points(sweep)) == 6
+
+
 def test_the_sweeps_of_the_issue_are_shipped() -> None:
     assert {path.stem for path in SHIPPED} >= {"002-learning-rate-strategies", "003-grid", "cifar100-speed-search"}
