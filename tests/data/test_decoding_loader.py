@@ -127,6 +127,26 @@ def test_what_was_not_foreseen_is_decoded_all_the_same(make_loader: MakeLoader) 
     assert torch.equal(other.flip(0), foreseen)
 
 
+def test_equal_parts_of_a_step_are_each_decoded_once(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Micro-batches that are widened for mixing may hold the same images."""
+    part = np.arange(8)
+    begun: list[np.ndarray] = []
+    start = DecodingLoader._start
+
+    def counted(loader: DecodingLoader, upcoming: Upcoming, places: np.ndarray) -> object:
+        begun.append(places)
+        return start(loader, upcoming, places)
+
+    monkeypatch.setattr(DecodingLoader, "_start", counted)
+    loader = DecodingLoader(splits.train, "cpu", lambda step: Upcoming(0, 24, (part,) * 3), total_steps=2, workers=2)
+    try:
+        batches = [loader.training(torch.from_numpy(part), step) for step in (0, 1) for _ in range(3)]
+    finally:
+        loader.close()
+    assert all(torch.equal(batch, batches[0]) for batch in batches)
+    assert len(begun) == 6
+
+
 def test_without_windows_a_batch_is_that_of_the_other_cache_modes(make_loader: MakeLoader, splits: Splits) -> None:
     loader, plain = make_loader(workers=2), MemoryLoader(splits.train, "cpu", "none")
     places = torch.from_numpy(upcoming(7).parts[1])

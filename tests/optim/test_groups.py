@@ -96,6 +96,11 @@ def test_scale_with_nothing_to_act_on_is_refused_by_name(name):
         assert error.value.hint == f"remove optimizer.{key}"
 
 
+def test_scale_of_norms_in_a_network_without_norms_is_refused():
+    with pytest.raises(UsageError, match=r"optimizer\.norm_lr_scale=7: the model has no trainable norm weights"):
+        OPTIMIZERS["muon"](name="muon", norm_lr_scale=7).build(nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_new_optimizer_has_rate_zero_until_the_schedule_gives_one(name):
     optimizer = OPTIMIZERS[name](name=name).build(small_net())

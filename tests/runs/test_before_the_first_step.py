@@ -159,6 +159,44 @@ def test_the_shapes_that_are_compiled_beforehand_are_those_of_this_process(
     assert prepare.forward_counts(plan, world) == counts
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_network_gets_images_in_the_order_that_the_recipe_names(channels_last: bool, tiny: list[str]) -> None:
+    recipe = load_recipe("digits", [*tiny, f"train.channels_last={channels_last}"])
+    splits = prepare.open_data(recipe, StopRequest())
+    plan = prepare.make_plan(prepare.with_measured_constants(recipe, splits), splits)
+    job, state = prepare.first_job(plan, lambda: None)
+    seen: list[tuple[bool, bool]] = []
+    convolution = next(module for module in state.model.modules() if isinstance(module, nn.Conv2d))
+    convolution.register_forward_pre_hook(
+        lambda layer, inputs: seen.append(
+            (inputs[0].is_contiguous(), layer.weight.is_contiguous(memory_format=torch.channels_last))
+        )
+    )
+    train_step(job, state)
+    assert job.evaluate is not None
+    job.evaluate(state.model)
+    assert set(seen) == {(not channels_last, channels_last)}
+
+
+class Shared(World):
+    """One of two processes of which the first has the larger half."""
+
+    size, is_shared = 2, True  # type: ignore[assignment]
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank  # type: ignore[misc]
+
+
+def test_synchronised_norms_have_as_many_shapes_looked_at_in_every_process(tiny: list[str]) -> None:
+    """The norms of each wait for the others: a shape that one leaves out because it had it already would leave them waiting."""
+    train = ["train.batch_size=14", "train.micro_batch=6", "train.drop_last=false", "train.sync_batch_norm=true"]
+    recipe = load_recipe("digits", [*tiny, "data.limit=71", *train])
+    splits = prepare.open_data(recipe, StopRequest())
+    plan = prepare.make_plan(prepare.with_measured_constants(recipe, splits), splits)
+    assert len(splits.train) % 14 == 11
+    assert [prepare.forward_counts(plan, Shared(rank)) for rank in (0, 1)] == [[6, 1, 6], [6, 1, 5]]
+
+
 class Dropping(nn.Module):
     """Batch norm, dropout that phases change, and a classifier."""
 

@@ -1,7 +1,11 @@
 """What a run says of itself is what happened, also after damage, beside another process, and with parts of one's own."""
 
 import json
+import math
+import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,6 +144,32 @@ def test_a_compiled_network_that_disagrees_is_not_used_unless_it_was_asked_for(
     asked = prepare.make_plan(recipe.model_copy(update={"train": always}), splits)
     with pytest.raises(GroundupError, match="differs from the eager one"):
         prepare.build_job(asked, engine, network, lambda: None)
+
+
+def test_a_compiled_run_that_diverges_goes_on_without_compiling_and_without_the_old_network_in_memory(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first: list[weakref.ref[nn.Module]] = []
+    still_there: list[bool] = []
+    build = prepare.build_network
+
+    def compile_network(model: nn.Module) -> Callable[[Tensor], Tensor]:
+        first.append(weakref.ref(model))
+        passes = iter(range(10))
+        return lambda images: model(images) * (1.0 if next(passes) < 5 else math.nan)
+
+    def build_network(*arguments: Any) -> nn.Module:
+        still_there.extend(network() is not None for network in first)
+        return build(*arguments)
+
+    monkeypatch.setattr(prepare, "compile_network", compile_network)
+    monkeypatch.setattr("groundup.runs.train.build_network", build_network)
+    run = groundup.train("digits", [*tiny, "train.compile=always"], run=tmp_path / "run")
+    assert still_there == [False]
+    assert not run.summary["compiled"]
+    assert "going back to the last checkpoint and on without compiling" in capfd.readouterr().err
+    plain = groundup.train("digits", tiny, run=tmp_path / "plain").summary
+    assert (run.summary["top1"], run.summary["nll"]) == (plain["top1"], plain["nll"])
 
 
 def test_an_operation_that_changes_nothing_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

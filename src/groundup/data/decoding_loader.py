@@ -100,7 +100,9 @@ class DecodingLoader(MemoryLoader):
 
     def training(self, indices: Tensor, step: int) -> Tensor:
         places, upcoming = indices.cpu().numpy(), self._at(step)
-        number = next((n for n, part in enumerate(upcoming.parts) if np.array_equal(part, places)), None)
+        # Parts that are widened for mixing can be equal: take one that is still to be given out.
+        equal = [n for n, part in enumerate(upcoming.parts) if np.array_equal(part, places)]
+        number = next((n for n in equal if (step, n) in self._pending), equal[0] if equal else None)
         batch = self._start(upcoming, places) if number is None else self._foreseen((step, number))
         return sent(batch.result(), self._device).permute(0, 3, 1, 2)
 

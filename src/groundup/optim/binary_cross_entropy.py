@@ -10,7 +10,8 @@ Sum      over the classes, not their mean: for every logit the gradient is p - t
          scale. The mean, timm's default, is this divided by C: AdamW and LAMB hardly notice, SGD would need C times the rate.
 Source   R. Wightman, H. Touvron, H. Jegou, "ResNet strikes back: An improved training procedure in timm" (arXiv 2110.00476).
 Differs  The threshold comes before smoothing, so that both act: in timm it comes after, and undoes a smoothing below it.
-Values   threshold 0.2 with mixup 0.1 and cutmix 1.0 for ResNet-50 on ImageNet (A1 to A3); 0 makes every class in the mixture 1.
+Values   threshold 0.2 with cutmix 1.0 and mixup 0.1 (A2, A3) or 0.2 (A1) for ResNet-50 on ImageNet; 0 makes every class
+         in the mixture 1.
 Hurts    confidences: evaluation reads the logits through a softmax, which this loss does not train, so `validation_loss` and
          probabilities are off; accuracies are not touched. The first loss is C log 2: a gradient clipped by norm feels it.
 """

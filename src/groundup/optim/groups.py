@@ -31,7 +31,12 @@ WeightDecay = Annotated[
 ]
 LrScale = Annotated[float, Field(gt=0)]
 
-_MEANT = {"bias_lr_scale": "biases outside the head", "head_lr_scale": "final classifier (nn.Linear)"}
+# What a multiple acts on: in words, and the names of the groups.
+_MEANT = {
+    "bias_lr_scale": ("biases outside the head", {"biases"}),
+    "head_lr_scale": ("final classifier (nn.Linear)", {"head", "head_bias"}),
+    "norm_lr_scale": ("norm weights", {"norms"}),
+}
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,13 @@ class BaseOptimizerSettings(Settings):
             model, weight_decay=self.weight_decay, decay_norm_and_bias=self.decay_norm_and_bias, scales=self._scales()
         )
         found = {group["name"] for group in groups}
-        for key, names in (("bias_lr_scale", {"biases"}), ("head_lr_scale", {"head", "head_bias"})):
+        for key, (meant, names) in _MEANT.items():
+            if key not in type(self).model_fields:
+                continue
             value, default = getattr(self, key), type(self).model_fields[key].default
             if value != default and not names & found:
                 raise UsageError(
-                    f"optimizer.{key}={value:g}: the model has no trainable {_MEANT[key]}; allowed: {default:g}",
+                    f"optimizer.{key}={value:g}: the model has no trainable {meant}; allowed: {default:g}",
                     hint=f"remove optimizer.{key}",
                 )
         return groups

@@ -9,7 +9,7 @@ Newton-Schulz iterations and scaled to the norm of the weights, which are themse
              the columns of a channels-last filter bank stand in the order of its memory, of which the iteration knows nothing;
              the work is done in bfloat16 on GPUs that multiply it (from compute capability 8.0 on), elsewhere in float32.
     Values   lr 0.24, momentum 0.6, 3 iterations for 8 epochs of CIFAR-10 at batch 2000; lr around 0.18 for CIFAR-100.
-    Cost     iterations x 4 x out^2 x (in*kh*kw) multiply-adds a step: a few percent of a step at batch 512 and 512 filters.
+    Cost     iterations x 2 x out^2 x (in*kh*kw) multiply-adds a step, fewer for long filters: a few percent of a step at batch 512.
     Hurts    on norms, biases and the classifier: these keep SGD.
 """
 
@@ -49,7 +49,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def _iterate(x: Tensor, iterations: int) -> Tensor:
-    """x <- (a + b G + c G^2) x with G = x x^T, for wide matrices (batch, m, n): about 4 m^2 n multiply-adds a turn."""
+    """x <- (a + b G + c G^2) x with G = x x^T, for wide matrices (batch, m, n): 2 m^2 n + m^3 multiply-adds a turn."""
     a, b, c = _QUINTIC
     for _ in range(iterations):
         gram = x @ x.mT
@@ -59,7 +59,7 @@ def _iterate(x: Tensor, iterations: int) -> Tensor:
 
 def _iterate_on_gram(x: Tensor, iterations: int) -> Tensor:
     """The same result as `_iterate`: every turn multiplies by a polynomial of G, and these commute, so G is turned into the next
-    turn's G without x, and x is multiplied once, at the end. About 2 m^2 n multiply-adds in all, and 6 m^3 a turn."""
+    turn's G without x, and x is multiplied once, at the end. About 2 m^2 n multiply-adds in all, and up to 4 m^3 a turn."""
     a, b, c = _QUINTIC
     gram = x @ x.mT
     identity = torch.eye(len(gram[0]), dtype=x.dtype, device=x.device)

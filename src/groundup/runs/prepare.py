@@ -157,7 +157,14 @@ def build_network(plan: Plan, engine: Engine, own: nn.Module | None = None) -> n
         model.initialize_from(augment.normalize(images, *constants(recipe)))
     if engine.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    else:
+        model.register_forward_pre_hook(_in_plain_order)
     return model.to(engine.torch_device)
+
+
+def _in_plain_order(_network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Images come in channels-last order, and a convolution takes it on if either side has it."""
+    return tuple(images.contiguous() for images in inputs)
 
 
 def synchronize_norms(plan: Plan, network: nn.Module, world: World) -> None:
@@ -178,10 +185,13 @@ def _batches(plan: Plan) -> set[int]:
 
 
 def forward_counts(plan: Plan, world: World) -> list[int]:
-    """How many images the forward passes of this process have, every number once, the largest first."""
-    micro_batch = plan.recipe.train.micro_batch
-    cut = [part for count in _batches(plan) for part in parts(count, micro_batch, world.share(count))]
-    return sorted({part.stop - part.start for part in cut}, reverse=True)
+    """How many images the forward passes of this process have, every number once, the largest first. With synchronised norms every
+    pass, in an order that all processes share: in each of them the norms wait for the others."""
+    train = plan.recipe.train
+    batches = sorted(_batches(plan), reverse=True)
+    cut = [part for count in batches for part in parts(count, train.micro_batch, world.share(count))]
+    counts = [part.stop - part.start for part in cut]
+    return counts if train.sync_batch_norm and world.is_shared else sorted(set(counts), reverse=True)
 
 
 def constants(recipe: Recipe) -> tuple[augment.Colour, augment.Colour]:

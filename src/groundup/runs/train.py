@@ -1,5 +1,6 @@
 """Training a recipe into a run folder, and going on with one: the same path, from data to summary."""
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -228,14 +229,17 @@ def _prepare_and_train(
         except NonFiniteLoss as error:
             if not job.engine.compiled:
                 raise
-            terminal.message(f"compiled: {error.message}; going back to the last checkpoint and on without compiling")
-            eager = replace(job.engine, compiled=False, why=f"eager: the compiled network diverged ({error.message})")
-            del network, job, state  # the device has no room for two
-            network = build_network(plan, eager, own.model)
-            synchronize_norms(plan, network, world)
-            job, state = build_job(plan, eager, network, stop.check, world)
-            checkpoint, _ = world.from_main(lambda: begun(folder, plan, terminal))
-            return _train_with(folder, plan, job, state, checkpoint, own, stop, terminal, on_saved)
+            reason = error.message
+        # Outside of the handler, whose error holds on to what the frames of the run held: the device has no room for two.
+        terminal.message(f"compiled: {reason}; going back to the last checkpoint and on without compiling")
+        eager = replace(job.engine, compiled=False, why=f"eager: the compiled network diverged ({reason})")
+        del network, job, state
+        gc.collect()
+        network = build_network(plan, eager, own.model)
+        synchronize_norms(plan, network, world)
+        job, state = build_job(plan, eager, network, stop.check, world)
+        checkpoint, _ = world.from_main(lambda: begun(folder, plan, terminal))
+        return _train_with(folder, plan, job, state, checkpoint, own, stop, terminal, on_saved)
 
 
 def _complete(recipe: Recipe, splits: Splits, own: Own, terminal: Tracker) -> Recipe:

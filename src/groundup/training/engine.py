@@ -60,6 +60,11 @@ class Engine:
             torch.backends.cudnn.benchmark = not self.deterministic
             if self.deterministic:
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for
+            if self.compiled:
+                from torch._inductor import config as compiler  # takes a while
+
+                # Else the compiler chooses kernels by timing them, and another process may choose others.
+                compiler.deterministic = self.deterministic
             torch.set_float32_matmul_precision("high")
 
     def synchronize(self) -> None:

@@ -153,7 +153,7 @@ class Drawn:
 
 
 def train_step(job: Job, state: TrainingState) -> Tensor:
-    """One optimizer update. Returns the loss of the batch, a scalar on the device that nobody has waited for."""
+    """One optimizer update. Returns the loss of the batch, a scalar on the device; only the loss scaler of fp16 waits for it."""
     live = job.live.at(state.step)
     apply_rates(state.optimizer, job.rates.at(state.step, state.schedule))
     if live.dropout is not None:
@@ -242,7 +242,8 @@ def seed_dropout(device: torch.device, seed: int) -> None:
 def update(job: Job, state: TrainingState) -> Tensor:
     """Clip and apply the gradients, then drop them. Returns 1.0 on the device if they were not finite and were not applied.
 
-    On a GPU nobody waits for the answer: there such gradients count as zero (momentum and decay go on) instead.
+    On a GPU nobody waits for the answer, but in fp16 the loss scaler: there such gradients count as zero (momentum and decay go on)
+    instead.
     """
     optimizer, scaler = state.optimizer, state.scaler
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

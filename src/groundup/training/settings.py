@@ -87,7 +87,8 @@ class TrainSettings(Settings):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="Arithmetic of the network; auto takes bf16 where the hardware gains, fp16 on older GPUs, else fp32.",
+        description="Arithmetic of the network; auto takes bf16 where the hardware gains, fp16 on older GPUs, else fp32. "
+        "A GPU multiplies fp32 in TF32 (10 bits after the point) where it can.",
     )
     channels_last: bool = Field(True, description="Keep images and filters in channels-last memory order.")
     compile: Literal["auto", "always", "never"] = Field(

@@ -1,7 +1,8 @@
 """Linear decay from `lr`, reached at the end of the warm-up, to `final_lr`.
 
 With W steps of warm-up in a run of T: lr(t) = lr + (final_lr - lr) * (t - W) / (T - W), which is torch's
-LinearLR(end_factor=final_lr / lr, total_iters=T - W). The last performed step, T - 1, is one step above `final_lr`.
+LinearLR(start_factor=1.0, end_factor=final_lr / lr, total_iters=T - W). The last performed step, T - 1, is one step above
+`final_lr`.
 
 Source   Budgeted training: Li, Yumer, Ramanan 2020 (linear decay for short runs); used by the CIFAR-10 speed records.
 Values   warm-up of 0 to 25% of the run, final_lr 0.
