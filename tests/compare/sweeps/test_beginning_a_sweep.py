@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,3 +66,39 @@ def test_half_a_line_of_a_killed_writer_is_no_harm(sweep_file: Write, tmp_path: 
     other = join(str(store.folder))
     assert other.take("a")[0] is not None
     assert len(join(str(store.folder)).runs()) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seeds": 1}, "what differs: seeds"),
+        ({"fixed": {**FIXED, "train.epochs": 3}}, r"what differs: fixed\.train\.epochs"),
+        ({"grid": {"schedule.lr": [0.02, 0.06]}, "metric": "validation_loss"}, r"grid\.schedule\.lr\.choice, metric"),
+    ],
+)
+def test_another_sweep_is_refused_by_its_keys(
+    sweep_file: Write, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    begin(read_sweep(sweep_file()), tmp_path / "sweep")
+    with pytest.raises(UsageError, match=told):
+        begin(read_sweep(sweep_file(**changes)), tmp_path / "sweep")
+
+
+def test_the_seeds_of_a_search_stay_and_another_base_recipe_is_named(sweep_file: Write, tmp_path: Path) -> None:
+    search = {"grid": None, "search": {"space": {"schedule.lr": {"low": 1e-4, "high": 1.0}}}, "budget": {"runs": 4}}
+    (tmp_path / "mine.yaml").write_text("extends: digits\n")
+    begin(read_sweep(sweep_file(**search, base="mine.yaml", seeds=1)), tmp_path / "sweep")
+    (tmp_path / "mine.yaml").write_text("extends: digits\nloss: {label_smoothing: 0.3}\n")
+    with pytest.raises(UsageError, match=r"what differs: seeds, loss\.label_smoothing of the base recipe"):
+        begin(read_sweep(sweep_file(**search, base="mine.yaml", seeds=2)), tmp_path / "sweep")
+
+
+def test_a_sweep_goes_on_when_only_what_is_said_of_its_base_has_changed(sweep_file: Write, tmp_path: Path) -> None:
+    base = "extends: digits\nabout: A.\nclaim: {top1: 0.5, seeds: 3, source: here}\n"
+    (tmp_path / "mine.yaml").write_text(base)
+    sweep = begin(read_sweep(sweep_file(base="mine.yaml")), tmp_path / "sweep")
+    (tmp_path / "mine.yaml").write_text(base.replace("A.", "B.").replace("0.5", "0.6"))
+    again = begin(read_sweep(sweep_file(base="mine.yaml")), tmp_path / "sweep")
+    assert [run.name for run in again.runs()] == [run.name for run in sweep.runs()]
+    (tmp_path / "mine.yaml").write_text("extends: digits\n")  # which keeps the claim, and another `about`
+    assert begin(read_sweep(sweep_file(base="mine.yaml")), tmp_path / "sweep").runs()

@@ -20,8 +20,6 @@ from groundup.compare.sweeps.sweeping import begin
 from groundup.compare.sweeps.worker import Watch
 from groundup.tracking import Trackers
 
-from ..conftest import FIXED
-
 Write = Callable[..., Path]
 LR = {"low": 1e-4, "high": 1.0, "log": True}
 
@@ -332,31 +330,6 @@ def test_a_sweep_is_gone_on_with_under_another_budget_and_more_seeds(sweep_file:
     assert names == ["000-seed5", "001-seed1", "001-seed5"]
     assert [row["seeds"] for row in summary_of(new)["configurations"]] == [3, 3]
     assert is_over(new)
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"seeds": 1}, "what differs: seeds"),
-        ({"fixed": {**FIXED, "train.epochs": 3}}, r"what differs: fixed\.train\.epochs"),
-        ({"grid": {"schedule.lr": [0.02, 0.06]}, "metric": "validation_loss"}, r"grid\.schedule\.lr\.choice, metric"),
-    ],
-)
-def test_another_sweep_is_refused_by_its_keys(
-    sweep_file: Write, tmp_path: Path, changes: dict[str, Any], told: str
-) -> None:
-    begin(read_sweep(sweep_file()), tmp_path / "sweep")
-    with pytest.raises(UsageError, match=told):
-        begin(read_sweep(sweep_file(**changes)), tmp_path / "sweep")
-
-
-def test_the_seeds_of_a_search_stay_and_another_base_recipe_is_named(sweep_file: Write, tmp_path: Path) -> None:
-    search = {"grid": None, "search": {"space": {"schedule.lr": LR}}, "budget": {"runs": 4}}
-    (tmp_path / "mine.yaml").write_text("extends: digits\n")
-    begin(read_sweep(sweep_file(**search, base="mine.yaml", seeds=1)), tmp_path / "sweep")
-    (tmp_path / "mine.yaml").write_text("extends: digits\nloss: {label_smoothing: 0.3}\n")
-    with pytest.raises(UsageError, match=r"what differs: seeds, loss\.label_smoothing of the base recipe"):
-        begin(read_sweep(sweep_file(**search, base="mine.yaml", seeds=2)), tmp_path / "sweep")
 
 
 @pytest.mark.parametrize("error", [OSError("the disk does not answer"), GroundupError("nor does the database")])

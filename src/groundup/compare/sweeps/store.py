@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
 from groundup.basis.duration import Clock
 from groundup.basis.errors import GroundupError, UsageError
 from groundup.basis.files import write_json
@@ -30,7 +28,7 @@ from groundup.compare.sweeps.plan import overrides_of, planned_points, run_name
 from groundup.compare.sweeps.pruning import Progress, should_prune
 from groundup.compare.sweeps.space import Point
 from groundup.compare.sweeps.storages import Storage
-from groundup.compare.sweeps.sweep_file import Sweep, differing_keys, validate_sweep
+from groundup.compare.sweeps.sweep_file import Sweep, base_differences, validate_sweep
 from groundup.compare.sweeps.trials import number_of, opened_again, planned_trial
 
 if TYPE_CHECKING:
@@ -123,8 +121,7 @@ class Store:
                 study.set_user_attr("ready", True)
             elif known["format"] == FORMAT_VERSION:
                 different = sweep.differs_from(validate_sweep(known["sweep"]))
-                bases = (yaml.safe_load(text) for text in (base, known["base"]))
-                different += [f"{key} of the base recipe" for key in differing_keys(*bases)]
+                different += base_differences(base, known["base"])
                 if different:
                     raise UsageError(
                         f"sweep {sweep.name!r} exists already in {storage.where}; what differs: {', '.join(different)}",

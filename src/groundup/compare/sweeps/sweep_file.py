@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
+import yaml
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from groundup.basis.duration import Duration
@@ -240,6 +241,13 @@ def validate_sweep(values: Mapping[str, Any]) -> Sweep:
         return Sweep.model_validate(values)
     except ValidationError as error:
         raise explain(error, values, Sweep, "sweep file") from None
+
+
+def base_differences(now: str, then: str) -> list[str]:
+    """Where two base recipes, written out, ask for other runs. What is said of a recipe may be written anew, as by another version
+    of groundup."""
+    keys = differing_keys(yaml.safe_load(now), yaml.safe_load(then))
+    return [f"{key} of the base recipe" for key in keys if key.split(".")[0] not in ("about", "claim")]
 
 
 def differing_keys(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
