@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import torch
 
-from groundup.augment import MIX_GROUP, mix_groups
 from groundup.basis.errors import UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.runs.prepare import build_job, build_network, make_plan
@@ -301,12 +300,6 @@ def test_shares_are_contiguous_cover_everything_and_differ_by_one_at_most() -> N
             sizes = [share.stop - share.start for share in shares]
             assert sizes == sorted(sizes, reverse=True), "process 0 never has less than another"
             assert max(sizes) - min(sizes) <= 1
-
-
-def test_the_groups_around_a_part_hold_it_and_begin_and_end_where_groups_do() -> None:
-    assert mix_groups(slice(0, 64), 140) == slice(0, 64)
-    assert mix_groups(slice(47, 94), 140) == slice(0, 128)
-    assert mix_groups(slice(94, 140), 140) == slice(MIX_GROUP, 140)
 
 
 def test_without_torchrun_there_is_one_process_and_no_group(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 from torch.nn import functional
 
-from groundup.augment import MIX_GROUP, MIXERS, Mixed, MixSettings, apply_mix, draw_mix, mixed_labels
+from groundup.augment import MIX_GROUP, MIXERS, Mixed, MixSettings, apply_mix, draw_mix, mix_groups, mixed_labels
 from groundup.basis.errors import UsageError
 from groundup.optim import loss_parts
 
@@ -277,3 +277,9 @@ def test_every_method_does_something_to_images(name: str, digit_images: Tensor) 
     changed = (apply_mix(images, mixed, slice(None)) != images).flatten(1).any(1)
     assert changed.sum() > 32
     assert not changed[mixed.lam == 1].any()
+
+
+def test_the_groups_around_a_part_hold_it_and_begin_and_end_where_groups_do() -> None:
+    assert mix_groups(slice(0, 64), 140) == slice(0, 64)
+    assert mix_groups(slice(47, 94), 140) == slice(0, 128)
+    assert mix_groups(slice(94, 140), 140) == slice(MIX_GROUP, 140)
