@@ -26,6 +26,8 @@ from groundup.recipe.problems import explain
 
 # What a sweep may be gone on with in another way: it decides when runs are begun, not what comes out of one.
 _MAY_CHANGE = ("about", "budget", "workers", "lease")
+# Keys of a recipe that only speak of it: they may be written anew, as by another version of groundup.
+SAID = ("about", "claim")
 
 Metric = Literal["validation_top1", "validation_loss", "average_validation_top1", "average_validation_loss"]
 
@@ -244,10 +246,9 @@ def validate_sweep(values: Mapping[str, Any]) -> Sweep:
 
 
 def base_differences(now: str, then: str) -> list[str]:
-    """Where two base recipes, written out, ask for other runs. What is said of a recipe may be written anew, as by another version
-    of groundup."""
+    """Where two base recipes, written out, ask for other runs."""
     keys = differing_keys(yaml.safe_load(now), yaml.safe_load(then))
-    return [f"{key} of the base recipe" for key in keys if key.split(".")[0] not in ("about", "claim")]
+    return [f"{key} of the base recipe" for key in keys if key.partition(".")[0] not in SAID]
 
 
 def differing_keys(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:

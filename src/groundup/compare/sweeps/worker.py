@@ -22,7 +22,7 @@ from groundup.basis.errors import DataError, GroundupError, UsageError
 from groundup.basis.interruption import Interrupted, StopRequest
 from groundup.compare.sweeps.plan import check_recipe
 from groundup.compare.sweeps.store import BASE_FILE, Lease, Outcome, Store
-from groundup.compare.sweeps.sweep_file import Sweep
+from groundup.compare.sweeps.sweep_file import SAID, Sweep
 from groundup.data.sources import MissingSource
 from groundup.recipe import Recipe, load_recipe
 from groundup.runs.folder import RunFolder, without_home
@@ -144,7 +144,7 @@ def _require_same(folder: RunFolder, found: Recipe, wanted: Recipe) -> None:
 def _what_was_asked(recipe: Recipe) -> dict[str, Any]:
     written = recipe.model_dump(mode="json", by_alias=True)
     written["augment"].pop("normalize")  # measured and filled in by the run
-    return {key: value for key, value in written.items() if key not in ("about", "claim")}
+    return {key: value for key, value in written.items() if key not in SAID}
 
 
 def metric_of(sweep: Sweep, folder: RunFolder, recipe: Recipe) -> float:
