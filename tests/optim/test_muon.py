@@ -1,5 +1,7 @@
 """Muon: the orthogonalised update, its grouping, and its SGD part."""
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,14 @@ from torch import nn
 from groundup.basis.errors import UsageError
 from groundup.optim import LiveRates, Muon, MuonSettings, apply_rates
 from groundup.optim.muon import _multiplies_bfloat16, _orthogonal, orthogonalize
+
+muon_module = importlib.import_module("groundup.optim.muon")
+
+
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch):
+    """The same rounding on every machine; what bfloat16 changes has a test of its own."""
+    monkeypatch.setattr(muon_module, "_multiplies_bfloat16", lambda device: False)
 
 
 def noise(*shape, seed=0):
@@ -201,10 +211,21 @@ def test_a_step_rescales_the_filters_and_takes_off_the_orthogonal_matrix(channel
         torch.testing.assert_close(p.detach(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_bfloat16_is_left_to_gpus_that_multiply_it(monkeypatch):
+def test_bfloat16_is_left_to_hardware_that_multiplies_it(monkeypatch):
     capability = (7, 5)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert not _multiplies_bfloat16(torch.device("cuda"))
     capability = (8, 0)
     assert _multiplies_bfloat16(torch.device("cuda"))
-    assert not _multiplies_bfloat16(torch.device("cpu"))
+    for has_amx in (False, True):
+        monkeypatch.setattr(muon_module, "multiplies_bfloat16", lambda has_amx=has_amx: has_amx)
+        assert _multiplies_bfloat16(torch.device("cpu")) is has_amx
+
+
+@pytest.mark.parametrize("shape", [(2, 24, 216), (1, 216, 24), (1, 48, 64)])
+def test_bfloat16_turns_into_the_same_direction_but_for_its_rounding(shape, monkeypatch):
+    exact = orthogonalize(noise(*shape))
+    monkeypatch.setattr(muon_module, "_multiplies_bfloat16", lambda device: True)
+    rounded = orthogonalize(noise(*shape))
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).norm() / exact.norm() < 0.02

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from groundup.basis.errors import UsageError
-from groundup.basis.machine import usable_cores
+from groundup.basis.machine import keep_freed_memory, multiplies_bfloat16, usable_cores
 from groundup.training.distributed import World
 from groundup.training.settings import TrainSettings
 
@@ -53,6 +53,8 @@ class Engine:
     def activate(self) -> None:
         """Set the process-wide switches that belong to this engine."""
         torch.set_num_threads(self.threads)
+        if self.torch_device.type == "cpu":
+            keep_freed_memory()
         if self.torch_device.type == "cuda":
             if self.torch_device.index is not None:  # torch takes no "cuda" here; it means the current one already
                 torch.cuda.set_device(self.torch_device)
@@ -158,11 +160,6 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _cpu_gains_from_bf16() -> bool:
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return bool(has_amx())
-
-
 def _precision(wanted: str, device: torch.device) -> tuple[Precision, str]:
     if wanted != "auto":
         if wanted == "fp16" and device.type != "cuda":
@@ -174,7 +171,7 @@ def _precision(wanted: str, device: torch.device) -> tuple[Precision, str]:
         if torch.cuda.get_device_capability(device)[0] >= 8:
             return "bf16", "the GPU multiplies it at full speed"
         return "fp16", "the GPU has no bf16, so fp16 with loss scaling"
-    if device.type == "cpu" and _cpu_gains_from_bf16():
+    if device.type == "cpu" and multiplies_bfloat16():
         return "bf16", "the CPU has AMX"
     return "fp32", "this CPU has no AMX" if device.type == "cpu" else "bf16 brings nothing on this device"
 
