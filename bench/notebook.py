@@ -3,10 +3,11 @@
 The notebook does what the five systems did: fp32, channels first, crop, flip and normalisation image by image in DataLoader
 workers (Pillow and numpy, as torchvision's transforms do it), and `.item()` in every step. The plain loop is what a careful script
 does: the data on the device, batch-wide crop and flip, our precision, channels last, nothing else. All train the same network with
-the recipe's optimizer settings, at the recipe's last input size, and are timed in turn in one process, in another order in every
-round; that of the notebook and of the plain loop is written with torch's own convolutions, pools and dropout. The notebook's
-workers begin with its turn, with nothing prepared, and have nothing left to do when it ends, so that they work beside nobody
-else; a turn is at least twice as many steps as there are workers.
+the recipe's optimizer settings, at the recipe's last input size, and are timed in turn, in another order in every round, each in
+a process of its own that waits while the others work: what groundup sets for a process (memory that is kept, docs/speed.md) is not
+set for the other two, and their network is written with torch's own convolutions, pools and dropout. The notebook's workers begin
+with its turn, with nothing prepared, and have nothing left to do when it ends, so that they work beside nobody else; a turn is at
+least twice as many steps as there are workers.
 
     python bench/notebook.py cifar100-speed data.source=parquet:PATH [--rounds 5] [--images 2048] [--out FILE.json]
     python bench/notebook.py cifar100-wrn28-10 model.depth=16 model.width=4 train.batch_size=256 data.source=parquet:PATH
@@ -15,9 +16,11 @@ else; a turn is at least twice as many steps as there are workers.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +42,9 @@ from groundup.optim import apply_rates
 from groundup.recipe import load_recipe
 from groundup.runs.folder import environment
 from groundup.runs.prepare import first_job, make_plan, open_data, with_measured_constants
-from groundup.training import Job, TrainingState, train_step
+from groundup.training import Job, TrainingState, engine, train_step
 
+CONTESTANTS = ("groundup", "plain", "notebook")
 PAD = 4
 
 
@@ -182,26 +186,85 @@ class Ours:
             train_step(self._job, self._state)
 
 
-def timed(train: Callable[[int], None], steps: int, synchronize: Callable[[], None]) -> float:
-    synchronize()
+def prepared(name: str, chosen: argparse.Namespace) -> tuple[Callable[[int], None], Job, dict[str, Any]]:
+    """What trains as `name` says, for a number of steps; our job; what the record says of it."""
+    if name != "groundup":
+        engine.keep_freed_memory = bool  # as a process of torch's is that nobody has set anything for
+    recipe = load_recipe(chosen.recipe, chosen.overrides)
+    splits = noise(chosen.generated, 100) if chosen.generated else open_data(recipe, StopRequest())
+    plan = make_plan(with_measured_constants(recipe, splits), splits)
+    job, state = first_job(plan, lambda: None)
+    last = plan.clock.total_steps - 1
+    side = job.live.at(last).resolution
+    facts = {"recipe": recipe.name, "resolution": side, "batch_size": recipe.train.batch_size}
+    facts |= {"engine": job.engine.to_dict(), **environment(job.engine)}
+    if name == "groundup":
+        return Ours(job, state).train, job, facts
+    network = in_torch(build_model(recipe.model, num_classes=job.classes, seed=1)).to(job.engine.torch_device).train()
+    layout = torch.channels_last if name == "plain" else torch.contiguous_format
+    network = network.to(memory_format=layout)  # type: ignore[call-overload]
+    optimizer = recipe.optimizer.build(network)
+    apply_rates(optimizer, job.rates.at(last, state.schedule))
+    if name == "plain":
+        return Plain(job, network, optimizer, side).train, job, facts
+    return Notebook(job, splits.train, network, optimizer, side, chosen.workers).train, job, facts
+
+
+def serve(name: str, chosen: argparse.Namespace, line: Connection) -> None:
+    """A contestant's process: prepares itself, then trains as many steps as it is told to, until nobody is there any more."""
+    train, job, facts = prepared(name, chosen)
+    line.send(facts)
+    try:
+        while True:
+            train(line.recv())
+            job.engine.synchronize()
+            line.send(None)
+    except EOFError:
+        job.data.close()
+
+
+class Apart:
+    """A contestant in a process of its own. `facts`: what the record says of it."""
+
+    def __init__(self, name: str, chosen: argparse.Namespace) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._line, theirs = context.Pipe()
+        self._name, self._process = name, context.Process(target=serve, args=(name, chosen, theirs))
+        self._process.start()
+        theirs.close()
+        self.facts: dict[str, Any] = self._reply()
+
+    def train(self, steps: int) -> None:
+        self._line.send(steps)
+        self._reply()
+
+    def close(self) -> None:
+        self._line.close()
+        self._process.join()
+
+    def _reply(self) -> Any:
+        try:
+            return self._line.recv()
+        except EOFError:
+            raise SystemExit(f"{self._name}: its process ended; the reason stands above") from None
+
+
+def timed(train: Callable[[int], None], steps: int) -> float:
     started = time.perf_counter()
     train(steps)
-    synchronize()
     return time.perf_counter() - started
 
 
-def in_turn(
-    contestants: dict[str, Callable[[int], None]], rounds: int, steps: int, synchronize: Callable[[], None]
-) -> dict[str, list[float]]:
+def in_turn(contestants: dict[str, Callable[[int], None]], rounds: int, steps: int) -> dict[str, list[float]]:
     """Seconds of `steps` steps of each, round by round, each first in every third."""
     for train in contestants.values():
-        timed(train, 1, synchronize)  # warm-up
+        train(2)  # warm-up
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for round_ in range(rounds):
         first = round_ % len(names)
         for name in names[first:] + names[:first]:
-            seconds[name].append(timed(contestants[name], steps, synchronize))
+            seconds[name].append(timed(contestants[name], steps))
     return seconds
 
 
@@ -215,45 +278,29 @@ def main() -> None:
     parser.add_argument("--generated", type=int, metavar="N", help="Train on N generated images of 32 px.")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    recipe = load_recipe(chosen.recipe, chosen.overrides)
-    splits = noise(chosen.generated, 100) if chosen.generated else open_data(recipe, StopRequest())
-    plan = make_plan(with_measured_constants(recipe, splits), splits)
-    job, state = first_job(plan, lambda: None)
-    engine = job.engine
-    last = plan.clock.total_steps - 1
-    side = job.live.at(last).resolution
-
-    def fresh(layout: torch.memory_format) -> tuple[nn.Module, Any]:
-        network = in_torch(build_model(recipe.model, num_classes=job.classes, seed=1)).to(engine.torch_device)
-        network = network.to(memory_format=layout)  # type: ignore[call-overload]
-        optimizer = recipe.optimizer.build(network)
-        apply_rates(optimizer, job.rates.at(last, state.schedule))
-        return network.train(), optimizer
-
-    contestants: dict[str, Callable[[int], None]] = {
-        "groundup": Ours(job, state).train,
-        "plain": Plain(job, *fresh(torch.channels_last), side).train,
-        "notebook": Notebook(job, splits.train, *fresh(torch.contiguous_format), side, chosen.workers).train,
-    }
-    steps = max(1, 2 * chosen.workers, chosen.images // recipe.train.batch_size)
-    seconds = in_turn(contestants, chosen.rounds, steps, engine.synchronize)
+    apart = {}
+    try:
+        for name in CONTESTANTS:
+            apart[name] = Apart(name, chosen)
+        facts = apart["groundup"].facts
+        steps = max(1, 2 * chosen.workers, chosen.images // facts["batch_size"])
+        seconds = in_turn({name: contestant.train for name, contestant in apart.items()}, chosen.rounds, steps)
+    finally:
+        for contestant in apart.values():
+            contestant.close()
     result: dict[str, Any] = {
         "what": "images/s of groundup over those of a plain PyTorch loop and of a notebook's, round by round",
-        "recipe": recipe.name,
         "overrides": chosen.overrides,
-        "resolution": side,
-        "batch_size": recipe.train.batch_size,
         "steps_per_round": steps,
         "generated_images": chosen.generated,
+        "workers": chosen.workers,
     }
     for name in ("plain", "notebook"):
         ratios = sorted(b / a for a, b in zip(seconds["groundup"], seconds[name], strict=True))
         result[f"over_{name}"] = {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
-    count = steps * recipe.train.batch_size
+    count = steps * facts["batch_size"]
     result["images_per_second"] = {name: count / statistics.median(values) for name, values in seconds.items()}
-    job.data.close()
-    result |= {"workers": chosen.workers, "engine": engine.to_dict(), **environment(engine)}
-    keep(result, chosen.out)
+    keep(result | facts, chosen.out)
 
 
 if __name__ == "__main__":

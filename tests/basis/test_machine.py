@@ -1,11 +1,16 @@
-"""Telling a lack of memory from other errors."""
+"""Telling a lack of memory from other errors, and memory that stays with the process."""
+
+import ctypes
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from groundup.basis.errors import GroundupError, OutOfMemory
-from groundup.basis.machine import out_of_memory, usable_cores
+from groundup.basis.machine import keep_freed_memory, out_of_memory, usable_cores
 
 
 def test_torch_python_and_numpy_without_memory_are_recognised() -> None:
@@ -58,3 +63,37 @@ def test_the_error_says_which_settings_need_less_memory() -> None:
 
 def test_at_least_one_core_may_be_used() -> None:
     assert usable_cores() >= 1
+
+
+FAULTS = """
+import resource, sys
+import torch
+from groundup.basis.machine import keep_freed_memory
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+for turn in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        together = [torch.ones(20_000_000) for _ in range(3)]
+        del together
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_memory_that_is_freed_and_taken_again_is_not_asked_of_the_system_again() -> None:
+    def faults(mode: str) -> int:
+        ended = subprocess.run(
+            [sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True, timeout=60
+        )
+        return int(ended.stdout)
+
+    assert faults("kept") < 1000 < 100_000 < faults("as it is")
+
+
+def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
+    assert not keep_freed_memory()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(ctypes, "CDLL", None)
+    assert not keep_freed_memory()

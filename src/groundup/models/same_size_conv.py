@@ -1,7 +1,8 @@
 """Convolutions that keep the plane's size and leave out what changes nothing: products with padding, outputs no pool looks at.
 
 On a plane as small as the filter much of a convolution is products with the zeros of the padding: 20 of 36 for 3x3 filters on
-2x2 px, 32 of 81 on 3x3 px. And a 2x2 max-pool leaves out the last row and column of an odd plane: 13 of 49 outputs on 7x7 px.
+2x2 px, 32 of 81 on 3x3 px. And a 2x2 max-pool leaves out the last row and column of an odd plane: 13 of 49 outputs on 7x7 px. In
+bfloat16 on a CPU filters get their gradient on small planes by a matrix product, which is faster there than oneDNN's.
 
     Shapes   features float (N, C, H, W) of any float dtype and memory format; out (N, channels_out, H, W), pooled
              (N, channels_out, H // 2, W // 2).
@@ -34,8 +35,6 @@ class SameSizeConv(nn.Conv2d):
             nn.init.dirac_(self.weight[: min(channels_in, channels_out)])
 
     def forward(self, x: Tensor) -> Tensor:
-        # In evaluation it stays a convolution, which exporters, quantisers and counters of FLOP know; for the compiler, which needs
-        # 80 s for the loops over views (torch 2.13, two cores); and on accelerators, which would start dozens of small kernels.
         if _in_products(self, x) and self.kernel_size[0] % 2 and max(x.shape[2:]) <= self.kernel_size[0] > 1:
             return conv_on_small_plane(x, self.weight)
         return self._padded(x, 0, 0)
@@ -65,6 +64,9 @@ class PooledConv(SameSizeConv):
 
 
 def _in_products(layer: nn.Module, x: Tensor) -> bool:
+    """Whether a layer may be made of products of our own. In evaluation it stays a convolution, which exporters, quantisers and
+    counters of FLOP know; for the compiler, which needs 80 s for the loops over views (torch 2.13, two cores); and on accelerators,
+    which would start dozens of small kernels."""
     return layer.training and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -77,8 +79,8 @@ def _is_bfloat16(x: Tensor) -> bool:
 def conv_on_few_outputs(x: Tensor, weight: Tensor) -> Tensor:
     """`conv2d(x, weight)` whose filters get their gradient by one matrix product over the columns that they meet.
 
-    x: (N, C, H, W), padded already; weight: (out, C, kernel, kernel). Returns (N, out, H - kernel + 1, W - kernel + 1). On planes of
-    up to 6x6 outputs oneDNN takes two to five times as long for this gradient in bfloat16 on AMX (torch 2.13).
+    x: (N, C, H, W), padded already; weight: (out, C, kernel, kernel). Returns (N, out, H - kernel + 1, W - kernel + 1). On planes
+    of up to 6x6 outputs oneDNN takes two to five times as long for this gradient in bfloat16 on AMX (torch 2.13).
     """
     result: Tensor = _OnFewOutputs.apply(*_autocast(x, weight))
     return result
