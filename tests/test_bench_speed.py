@@ -1,5 +1,6 @@
 """The measurements of speed in bench/ with their smallest settings: they run, write their result, and compare like with like."""
 
+import argparse
 import importlib
 import json
 import multiprocessing
@@ -107,6 +108,13 @@ def test_every_contestant_is_first_in_every_third_round(bench: Callable[[str], M
     seconds = bench("notebook").in_turn(contestants, rounds=3, steps=2)
     assert turns == ["a2", "b2", "c2", "a2", "b2", "c2", "b2", "c2", "a2", "c2", "a2", "b2"]
     assert [len(taken) for taken in seconds.values()] == [3, 3, 3]
+
+
+def test_a_contestant_that_cannot_begin_is_named(bench: Callable[[str], ModuleType], capfd: Any) -> None:
+    chosen = argparse.Namespace(recipe="no-such-recipe", overrides=[], generated=None, workers=0)
+    with pytest.raises(SystemExit, match="plain: its process ended"):
+        bench("notebook").Apart("plain", chosen)
+    assert "no-such-recipe" in capfd.readouterr().err
 
 
 class Counted:

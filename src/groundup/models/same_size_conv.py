@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 # Outputs of a plane up to which the filters' gradient in bfloat16 is faster as a matrix product of our own: 6x6.
 _FEW_OUTPUTS = 36
@@ -98,7 +99,7 @@ class _OnFewOutputs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        of_x = torch.nn.grad.conv2d_input(x.shape, weight, grad) if ctx.needs_input_grad[0] else None
+        of_x = conv2d_input(x.shape, weight, grad) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return of_x, None
         pixels, kernel, (rows, columns) = x.permute(0, 2, 3, 1), weight.shape[2], grad.shape[2:]
