@@ -203,7 +203,7 @@ def prepared(name: str, chosen: argparse.Namespace) -> tuple[Callable[[int], Non
     network = in_torch(build_model(recipe.model, num_classes=job.classes, seed=1)).to(job.engine.torch_device).train()
     layout = torch.channels_last if name == "plain" else torch.contiguous_format
     network = network.to(memory_format=layout)  # type: ignore[call-overload]
-    optimizer = recipe.optimizer.build(network)
+    optimizer = recipe.optimizer.build(network, bfloat16=name == "plain" and job.engine.precision == "bf16")
     apply_rates(optimizer, job.rates.at(last, state.schedule))
     if name == "plain":
         return Plain(job, network, optimizer, side).train, job, facts
@@ -213,13 +213,15 @@ def prepared(name: str, chosen: argparse.Namespace) -> tuple[Callable[[int], Non
 def serve(name: str, chosen: argparse.Namespace, line: Connection) -> None:
     """A contestant's process: prepares itself, then trains as many steps as it is told to, until nobody is there any more."""
     train, job, facts = prepared(name, chosen)
-    line.send(facts)
     try:
+        line.send(facts)
         while True:
             train(line.recv())
             job.engine.synchronize()
             line.send(None)
-    except EOFError:
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass
+    finally:
         job.data.close()
 
 
@@ -232,20 +234,25 @@ class Apart:
         self._name, self._process = name, context.Process(target=serve, args=(name, chosen, theirs))
         self._process.start()
         theirs.close()
-        self.facts: dict[str, Any] = self._reply()
+        try:
+            self.facts: dict[str, Any] = self._reply()
+        except BaseException:
+            self.close()
+            raise
 
     def train(self, steps: int) -> None:
-        self._line.send(steps)
-        self._reply()
+        self._reply(steps)
 
     def close(self) -> None:
         self._line.close()
         self._process.join()
 
-    def _reply(self) -> Any:
+    def _reply(self, steps: int | None = None) -> Any:
         try:
+            if steps is not None:
+                self._line.send(steps)
             return self._line.recv()
-        except EOFError:
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             raise SystemExit(f"{self._name}: its process ended; the reason stands above") from None
 
 

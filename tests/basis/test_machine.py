@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import resource
 import subprocess
 import sys
 
@@ -66,8 +67,9 @@ def test_at_least_one_core_may_be_used() -> None:
 
 
 FAULTS = """
-import resource, sys
+import ctypes, resource, sys
 import torch
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: one fault for each page, however large the kernel likes them
 from groundup.basis.machine import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
@@ -88,7 +90,24 @@ def test_memory_that_is_freed_and_taken_again_is_not_asked_of_the_system_again()
         )
         return int(ended.stdout)
 
-    assert faults("kept") < 1000 < 100_000 < faults("as it is")
+    pages = 9 * 80_000_000 // resource.getpagesize()
+    assert faults("kept") < pages // 100 < pages // 2 < faults("as it is")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_memory_that_is_only_kept_does_not_count_as_used() -> None:
+    script = """
+import psutil, torch
+from groundup.basis.machine import keep_freed_memory, used_memory
+before = used_memory()
+assert keep_freed_memory()
+several = [torch.ones(20_000_000) for _ in range(5)]
+last = torch.ones(1000)
+del several
+assert psutil.Process().memory_info().rss > before + 300e6
+assert used_memory() < before + 50e6
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

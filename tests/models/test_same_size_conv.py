@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from groundup.models import forward_flops
+from groundup.models import forward_flops, same_size_conv
 from groundup.models.same_size_conv import PooledConv, SameSizeConv, conv_on_few_outputs, conv_on_small_plane
 
 
@@ -200,9 +200,10 @@ def test_of_few_outputs_a_gradient_that_nobody_asks_for_is_not_computed(needed: 
     (6, torch.bfloat16, 1, False),
     (6, torch.float32, 3, False),
 ])  # fmt: skip
-def test_only_few_outputs_in_bfloat16_leave_the_librarys_gradient(
-    side: int, dtype: torch.dtype, kernel: int, in_one_product: bool
+def test_only_few_outputs_in_fast_bfloat16_leave_the_librarys_gradient(
+    side: int, dtype: torch.dtype, kernel: int, in_one_product: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(same_size_conv, "multiplies_bfloat16", lambda: True)
     layer, x = SameSizeConv(4, 6, kernel), torch.randn(3, 4, side, side)
 
     def is_ours() -> bool:
@@ -210,14 +211,20 @@ def test_only_few_outputs_in_bfloat16_leave_the_librarys_gradient(
             return "FewOutputs" in str(layer(x).grad_fn)
 
     assert is_ours() is in_one_product
+    monkeypatch.setattr(same_size_conv, "multiplies_bfloat16", lambda: False)
+    assert not is_ours()
+    monkeypatch.setattr(same_size_conv, "multiplies_bfloat16", lambda: True)
     layer.eval()
     assert not is_ours()
 
 
 @pytest.mark.parametrize("side", [4, 5, 6])
 @pytest.mark.parametrize("kernel", [2, 3])
-def test_mixed_precision_gives_the_gradients_of_float32_but_for_rounding(side: int, kernel: int) -> None:
-    layer, x = PooledConv(4, 6, kernel, identity=False).train(), torch.randn(3, 4, side, side)
+def test_mixed_precision_gives_the_gradients_of_float32_but_for_rounding(
+    side: int, kernel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(same_size_conv, "multiplies_bfloat16", lambda: True)
+    layer, x = SameSizeConv(4, 6, kernel, identity=False).train(), torch.randn(3, 4, side, side)
     found = []
     for enabled in (False, True):
         layer.weight.grad = None

@@ -1,22 +1,12 @@
 """Muon: the orthogonalised update, its grouping, and its SGD part."""
 
-import importlib
-
 import pytest
 import torch
 from torch import nn
 
 from groundup.basis.errors import UsageError
 from groundup.optim import LiveRates, Muon, MuonSettings, apply_rates
-from groundup.optim.muon import _multiplies_bfloat16, _orthogonal, orthogonalize
-
-muon_module = importlib.import_module("groundup.optim.muon")
-
-
-@pytest.fixture(autouse=True)
-def in_float32(monkeypatch):
-    """The same rounding on every machine; what bfloat16 changes has a test of its own."""
-    monkeypatch.setattr(muon_module, "_multiplies_bfloat16", lambda device: False)
+from groundup.optim.muon import _orthogonal, orthogonalize
 
 
 def noise(*shape, seed=0):
@@ -191,7 +181,7 @@ def test_updates_lie_in_memory_as_their_filters_do():
     for channels_last in (False, True):
         parameters = filters(channels_last)
         updates = [in_layout(noise(*p.shape), channels_last) for p in parameters]
-        for p, update in zip(parameters, _orthogonal(parameters, updates, 3), strict=True):
+        for p, update in zip(parameters, _orthogonal(parameters, updates, 3, bfloat16=False), strict=True):
             assert update.shape == p.shape
             assert [s for s, n in zip(update.stride(), p.shape, strict=True) if n > 1] == [
                 s for s, n in zip(p.stride(), p.shape, strict=True) if n > 1
@@ -211,21 +201,21 @@ def test_a_step_rescales_the_filters_and_takes_off_the_orthogonal_matrix(channel
         torch.testing.assert_close(p.detach(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_bfloat16_is_left_to_hardware_that_multiplies_it(monkeypatch):
-    capability = (7, 5)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert not _multiplies_bfloat16(torch.device("cuda"))
-    capability = (8, 0)
-    assert _multiplies_bfloat16(torch.device("cuda"))
-    for has_amx in (False, True):
-        monkeypatch.setattr(muon_module, "multiplies_bfloat16", lambda has_amx=has_amx: has_amx)
-        assert _multiplies_bfloat16(torch.device("cpu")) is has_amx
-
-
 @pytest.mark.parametrize("shape", [(2, 24, 216), (1, 216, 24), (1, 48, 64)])
-def test_bfloat16_turns_into_the_same_direction_but_for_its_rounding(shape, monkeypatch):
-    exact = orthogonalize(noise(*shape))
-    monkeypatch.setattr(muon_module, "_multiplies_bfloat16", lambda device: True)
-    rounded = orthogonalize(noise(*shape))
+def test_bfloat16_turns_into_the_same_direction_but_for_its_rounding(shape):
+    exact, rounded = (orthogonalize(noise(*shape), bfloat16=bfloat16) for bfloat16 in (False, True))
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).norm() / exact.norm() < 0.02
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_step_multiplies_in_what_it_was_built_for(bfloat16):
+    parameter = nn.Parameter(noise(8, 4, 3, 3))
+    model = nn.ParameterList([parameter])
+    parameter.grad = noise(8, 4, 3, 3, seed=1)
+    scaled = parameter.detach() * 8**0.5 / parameter.detach().norm()
+    optimizer = MuonSettings(momentum=0.0).build(model, bfloat16=bfloat16)
+    optimizer.param_groups[0]["lr"] = 0.1
+    optimizer.step()
+    turned = orthogonalize(parameter.grad.reshape(1, 8, -1), bfloat16=bfloat16).view_as(parameter)
+    torch.testing.assert_close(parameter.detach(), scaled - 0.1 * turned, rtol=1e-5, atol=1e-6)

@@ -8,7 +8,7 @@ import sys
 # What torchrun sets. Some clusters set RANK and WORLD_SIZE for every program.
 _LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # Parameters of glibc's `mallopt`, from its malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
 
 
@@ -31,15 +31,26 @@ def keep_freed_memory() -> bool:
 
     glibc gives large blocks back to the system when they are freed. A training step on a CPU allocates the same hundreds of MB
     every time, and each page of them would be zeroed by the kernel again: 135,000 page faults a step of `speed_net`, a fifth of
-    its time. What the process holds stays at its peak instead of falling back between two steps.
+    its time. What the process holds stays at its peak instead of falling back between two steps; `used_memory` gives back what
+    is free before it counts. In other threads than the main one glibc still takes and returns blocks above 64 MiB one by one.
     """
     if not sys.platform.startswith("linux"):
         return False
     with contextlib.suppress(OSError, AttributeError):  # another C library has no mallopt
         tune = ctypes.CDLL(None).mallopt
-        # No block from a mapping of its own; nothing given back at the end of the heap, which grows by 64 MiB at a time.
-        return all([tune(_M_MMAP_MAX, 0), tune(_M_TRIM_THRESHOLD, 2**31 - 1), tune(_M_TOP_PAD, 1 << 26)])
+        # No block from a mapping of its own, and nothing given back at the end of the heap (-1: whatever is free there).
+        return all([tune(_M_MMAP_MAX, 0), tune(_M_TRIM_THRESHOLD, -1)])
     return False
+
+
+def used_memory() -> int:
+    """Bytes of memory that this process really uses: what it only keeps is given back to the system first."""
+    import psutil  # here, because commands that ask for nothing of the kind are not to wait for it
+
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
 
 
 def is_launched() -> bool:

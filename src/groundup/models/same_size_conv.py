@@ -2,7 +2,7 @@
 
 On a plane as small as the filter much of a convolution is products with the zeros of the padding: 20 of 36 for 3x3 filters on
 2x2 px, 32 of 81 on 3x3 px. And a 2x2 max-pool leaves out the last row and column of an odd plane: 13 of 49 outputs on 7x7 px. In
-bfloat16 on a CPU filters get their gradient on small planes by a matrix product, which is faster there than oneDNN's.
+bfloat16 on a CPU with AMX filters get their gradient on small planes by a matrix product, which is faster than oneDNN's.
 
     Shapes   features float (N, C, H, W) of any float dtype and memory format; out (N, channels_out, H, W), pooled
              (N, channels_out, H // 2, W // 2).
@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
+
+from groundup.basis.machine import multiplies_bfloat16
 
 # Outputs of a plane up to which the filters' gradient in bfloat16 is faster as a matrix product of our own: 6x6.
 _FEW_OUTPUTS = 36
@@ -45,7 +47,7 @@ class SameSizeConv(nn.Conv2d):
         kernel = self.kernel_size[0]
         before, after = kernel // 2, (kernel - 1) // 2
         outputs = (x.shape[2] - rows_less) * (x.shape[3] - columns_less)
-        few = outputs <= _FEW_OUTPUTS and kernel > 1 and _in_products(self, x) and _is_bfloat16(x)
+        few = outputs <= _FEW_OUTPUTS and kernel > 1 and _in_products(self, x) and _is_fast_bfloat16(x)
         if before == after and not rows_less and not columns_less and not few:
             return super().forward(x)
         # Even kernels: no output but the left-out ones looks at the last pixels. In training they go by a pad of -1, whose gradient
@@ -71,10 +73,11 @@ def _in_products(layer: nn.Module, x: Tensor) -> bool:
     return layer.training and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def _is_bfloat16(x: Tensor) -> bool:
-    """As what a convolution of `x` would be computed."""
+def _is_fast_bfloat16(x: Tensor) -> bool:
+    """Whether a convolution of `x` on this CPU would be computed in bfloat16, by its matrix units."""
     autocast = torch.is_autocast_enabled(x.device.type)
-    return (torch.get_autocast_dtype(x.device.type) if autocast else x.dtype) == torch.bfloat16
+    dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+    return dtype == torch.bfloat16 and multiplies_bfloat16()
 
 
 def conv_on_few_outputs(x: Tensor, weight: Tensor) -> Tensor:

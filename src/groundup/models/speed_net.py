@@ -137,8 +137,9 @@ class SpeedNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.groups(F.silu(self.whiten(x)))
         # max_pool2d over the plane, not amax: the compiled bf16 backward of amax gave NaN on a CPU with torch 2.13.
-        # And avg_pool2d, not mean, whose gradient would bring the whole last group out of channels-last order.
-        pooled = (F.max_pool2d(x, x.shape[2:]) + F.avg_pool2d(x, x.shape[2:])).flatten(1)
+        # And in training avg_pool2d, not mean, whose gradient would bring the whole last group out of channels-last order.
+        mean = F.avg_pool2d(x, x.shape[2:]).flatten(1) if self.training else x.mean((2, 3))
+        pooled = F.max_pool2d(x, x.shape[2:]).flatten(1) + mean
         return self.head(self.head_dropout(pooled)).float() * self.logit_scale
 
 

@@ -28,5 +28,5 @@ class AdamWSettings(BaseOptimizerSettings):
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment, above 0.")
     weight_decay: WeightDecay = 0.01
 
-    def build(self, model: nn.Module) -> torch.optim.AdamW:
+    def build(self, model: nn.Module, bfloat16: bool = False) -> torch.optim.AdamW:
         return torch.optim.AdamW(self.groups(model), lr=0.0, betas=self.betas, eps=self.eps, foreach=True)

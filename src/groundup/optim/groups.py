@@ -64,8 +64,9 @@ class BaseOptimizerSettings(Settings):
     sam: SAMSettings | None = Field(None, description="Sharpness-aware minimization around the updates; null: none.")
 
     @abstractmethod
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of the trainable parameters of `model`. Its rates are 0 until `apply_rates` sets them."""
+    def build(self, model: nn.Module, bfloat16: bool = False) -> torch.optim.Optimizer:
+        """The optimizer of the trainable parameters of `model`. Its rates are 0 until `apply_rates` sets them. `bfloat16`: whether
+        products of its own may be made in it, as those of the network are."""
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """The parameter groups of `model`; UsageError for a multiple that was set and has nothing to act on."""

@@ -7,8 +7,8 @@ Newton-Schulz iterations and scaled to the norm of the weights, which are themse
              filters follows the description of the CIFAR-10 speed records (cifar10-airbench).
     Changed  Equal shapes are orthogonalised as one batch; the aspect-ratio is handled by transposing to the wide form;
              the columns of a channels-last filter bank stand in the order of its memory, of which the iteration knows nothing;
-             the work is done in bfloat16 where it is multiplied faster (GPUs from compute capability 8.0 on, CPUs with AMX),
-             elsewhere in float32.
+             the products are made in bfloat16 where those of the network are, else in float32: never by what this one machine
+             could do, so that processes on unlike machines and a resumed run take the same steps.
     Values   lr 0.24, momentum 0.6, 3 iterations for 8 epochs of CIFAR-10 at batch 2000; lr around 0.18 for CIFAR-100.
     Cost     iterations x 2 x out^2 x (in*kh*kw) multiply-adds a step, fewer for long filters: a few percent of a step at batch 512.
     Hurts    on norms, biases and the classifier: these keep SGD.
@@ -23,19 +23,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from groundup.basis.errors import UsageError
-from groundup.basis.machine import multiplies_bfloat16
 from groundup.optim.groups import BaseOptimizerSettings, GroupScales, LrScale, WeightDecay
 
 # Quintic coefficients that maximise the slope at zero while keeping singular values within about [0.7, 1.2].
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalize(matrices: Tensor, iterations: int = 3) -> Tensor:
+def orthogonalize(matrices: Tensor, iterations: int = 3, bfloat16: bool = False) -> Tensor:
     """Newton-Schulz iteration towards the nearest semi-orthogonal matrix.
 
-    `matrices`: float (batch, rows, columns), any scale. Returns the same shape and dtype with singular values near 1.
+    `matrices`: float (batch, rows, columns), any scale; `bfloat16`: multiply in it, else in float32. Returns the same shape and
+    dtype with singular values near 1.
     """
-    x = matrices.bfloat16() if _multiplies_bfloat16(matrices.device) else matrices.float()
+    x = matrices.bfloat16() if bfloat16 else matrices.float()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     tall = x.shape[1] > x.shape[2]
     if tall:
@@ -44,12 +44,6 @@ def orthogonalize(matrices: Tensor, iterations: int = 3) -> Tensor:
     long = x.shape[2] > 1.5 * x.shape[1] and x.dtype == torch.float32
     x = _iterate_on_gram(x, iterations) if long else _iterate(x, iterations)
     return (x.mT if tall else x).to(matrices.dtype)
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    if device.type == "cpu":
-        return multiplies_bfloat16()
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def _iterate(x: Tensor, iterations: int) -> Tensor:
@@ -79,12 +73,19 @@ def _iterate_on_gram(x: Tensor, iterations: int) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon for groups with `muon=True` (parameters of 2 or more dimensions), Nesterov SGD for the others.
 
-    Group keys: `lr`, `momentum`, `weight_decay`, `muon`, and `iterations` for Muon groups. In a Muon group the learning rate is
-    relative to the norm of the filters: 0.1 turns each filter bank by about a tenth of its size a step.
+    `bfloat16`: make the products of the iteration in it. Group keys: `lr`, `momentum`, `weight_decay`, `muon`, and `iterations` for
+    Muon groups. In a Muon group the learning rate is relative to the norm of the filters: 0.1 turns each filter bank by about a
+    tenth of its size a step.
     """
 
     def __init__(
-        self, params: Any, lr: float, momentum: float = 0.6, weight_decay: float = 0.0, iterations: int = 3
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.6,
+        weight_decay: float = 0.0,
+        iterations: int = 3,
+        bfloat16: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -94,6 +95,7 @@ class Muon(torch.optim.Optimizer):
             "iterations": iterations,
         }
         super().__init__(params, defaults)
+        self.bfloat16 = bfloat16
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -127,10 +129,11 @@ class Muon(torch.optim.Optimizer):
         scales = [len(p) ** 0.5 for p in parameters]
         norms = torch._foreach_add(torch._foreach_norm(parameters), 1e-7)
         torch._foreach_mul_(parameters, torch._foreach_mul(torch._foreach_reciprocal(norms), scales))
-        torch._foreach_add_(parameters, _orthogonal(parameters, updates, group["iterations"]), alpha=-group["lr"])
+        turned = _orthogonal(parameters, updates, group["iterations"], self.bfloat16)
+        torch._foreach_add_(parameters, turned, alpha=-group["lr"])
 
 
-def _orthogonal(parameters: list[Tensor], updates: list[Tensor], iterations: int) -> list[Tensor]:
+def _orthogonal(parameters: list[Tensor], updates: list[Tensor], iterations: int, bfloat16: bool) -> list[Tensor]:
     """The orthogonalised updates in the memory order of their parameters, batched over equal shapes."""
     by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
     for position, p in enumerate(parameters):
@@ -139,7 +142,7 @@ def _orthogonal(parameters: list[Tensor], updates: list[Tensor], iterations: int
     for positions in by_shape.values():
         rows = [_in_memory_order(updates[i], parameters[i]) for i in positions]
         stacked = torch.stack([row.reshape(len(row), -1) for row in rows])
-        matrices = orthogonalize(stacked, iterations).contiguous()  # tall ones come transposed
+        matrices = orthogonalize(stacked, iterations, bfloat16).contiguous()  # tall ones come transposed
         for i, row, matrix in zip(positions, rows, matrices, strict=True):
             result = matrix.view(row.shape)
             results[i] = result.permute(0, 3, 1, 2) if _is_channels_last(parameters[i]) else result
@@ -177,7 +180,7 @@ class MuonSettings(BaseOptimizerSettings):
         2.8, description="Learning rate of the final classifier, as a multiple of the schedule's, above 0."
     )
 
-    def build(self, model: nn.Module) -> Muon:
+    def build(self, model: nn.Module, bfloat16: bool = False) -> Muon:
         groups: list[dict[str, Any]] = []
         for group in self.groups(model):
             group |= {"muon": False, "momentum": self.sgd_momentum}
@@ -194,7 +197,7 @@ class MuonSettings(BaseOptimizerSettings):
                 "optimizer.name='muon': the model has no trainable convolution filters for it; allowed: sgd, adamw",
                 hint="set optimizer.name=sgd",
             )
-        return Muon(groups, lr=0.0, iterations=self.iterations)
+        return Muon(groups, lr=0.0, iterations=self.iterations, bfloat16=bfloat16)
 
     def _scales(self) -> GroupScales:
         return GroupScales(bias=self.bias_lr_scale, head=self.head_lr_scale, norm=self.norm_lr_scale)

@@ -30,5 +30,5 @@ class SGDSettings(BaseOptimizerSettings):
             raise ValueError("nesterov=true needs momentum above 0, got momentum=0; set nesterov to false")
         return self
 
-    def build(self, model: nn.Module) -> torch.optim.SGD:
+    def build(self, model: nn.Module, bfloat16: bool = False) -> torch.optim.SGD:
         return torch.optim.SGD(self.groups(model), lr=0.0, momentum=self.momentum, nesterov=self.nesterov, foreach=True)

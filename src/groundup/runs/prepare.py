@@ -262,7 +262,7 @@ def build_job(
     world = world or World()
     recipe, splits, device = plan.recipe, plan.splits, engine.torch_device
     mean, std = constants(recipe)
-    optimizer = recipe.optimizer.build(model)
+    optimizer = recipe.optimizer.build(model, bfloat16=engine.precision == "bf16")
     weights = recipe.loss.weights(torch.from_numpy(splits.train.labels), len(splits.classes))
     loader = training_loader(recipe, splits, plan.order, plan.live, plan.clock.total_steps, device, world)
     flops = {size: forward_flops(model, size) for size in plan.live.resolutions()}

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 from torch import nn
 
 from groundup.basis.errors import UsageError
 from groundup.basis.files import cache_home
 from groundup.basis.interruption import StopRequest
+from groundup.basis.machine import used_memory
 from groundup.data import Splits
 from groundup.models import count_parameters
 from groundup.preflight import (
@@ -186,7 +186,7 @@ def check(
     UsageError, as from `train`, for a recipe that cannot run at all. `tracker` is told what is going on.
     """
     stop, tracker = stop or StopRequest(), tracker or Tracker()
-    program = psutil.Process().memory_info().rss
+    program = used_memory()
     without_ignored([], recipe.check.ignore)
     splits = data or open_data(recipe, stop, told_in_tenths(tracker, recipe.data))
     recipe = with_batch_size(with_measured_constants(recipe, splits), splits, tracker.message, stop.check, model)

@@ -16,12 +16,11 @@ import gc
 from collections.abc import Callable
 from dataclasses import replace
 
-import psutil
 import torch
 from torch import nn
 
 from groundup.basis.errors import OutOfMemory, UsageError
-from groundup.basis.machine import out_of_memory
+from groundup.basis.machine import out_of_memory, used_memory
 from groundup.data import Splits
 from groundup.preflight import readable_bytes
 from groundup.recipe import Recipe
@@ -93,7 +92,7 @@ class _Search:
 
     def by_measuring(self, sizes: list[int]) -> tuple[int, str]:
         """The largest size by what a few images take, and how it was found."""
-        program = psutil.Process().memory_info().rss
+        program = used_memory()
         # Of a small batch: many steps, so that every duration fits in.
         recipe = with_number(self._recipe, min(PROBED, sizes[-1]))
         whole = recipe.model_copy(update={"train": recipe.train.model_copy(update={"micro_batch": None})})
