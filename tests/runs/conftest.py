@@ -22,6 +22,7 @@ TINY = [
     "train.epochs=2",
     "train.batch_size=50",
     "train.threads=1",
+    "train.precision=fp32",  # what the tests compare with; auto would take bf16 on a CPU with AMX
     "data.limit=200",
     "data.validation=0.25",
 ]
