@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup.models import ResNetSettings
+from groundup.models.convolution import Convolution
 from groundup.models.resnet import ResNet
 
 PUBLISHED = Path(__file__).with_name("torchvision_resnet_keys.txt")
@@ -76,7 +77,7 @@ def test_width_is_the_number_of_channels_of_the_first_stage(name: str, expansion
 def test_the_deep_stem_is_three_3x3_convolutions_with_norm_and_relu_between_them() -> None:
     model = resnet(stem="deep", width=16)
     layers = list(cast(nn.Sequential, model.conv1))
-    assert [type(layer) for layer in layers] == [*[nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 2, nn.Conv2d]
+    assert [type(layer) for layer in layers] == [*[Convolution, nn.BatchNorm2d, nn.ReLU] * 2, Convolution]
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     assert [(c.in_channels, c.out_channels, c.kernel_size, c.stride) for c in convolutions] == [
         (3, 8, (3, 3), (2, 2)),

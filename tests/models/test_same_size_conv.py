@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from groundup.models import forward_flops, same_size_conv
-from groundup.models.same_size_conv import PooledConv, SameSizeConv, conv_on_few_outputs, conv_on_small_plane
+from groundup.models import forward_flops
+from groundup.models.same_size_conv import PooledConv, SameSizeConv, conv_on_small_plane
 
 
 def padded(x: Tensor, weight: Tensor) -> Tensor:
@@ -166,73 +166,6 @@ def test_mixed_precision_reaches_the_products_of_a_small_plane() -> None:
     assert found is not None
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, layer.weight.grad, rtol=0.02, atol=0.05)
-
-
-@pytest.mark.parametrize(("kernel", "height", "width"), [(2, 7, 7), (2, 5, 4), (3, 6, 6), (5, 5, 7)])
-@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_few_outputs_give_what_the_convolution_gives(
-    kernel: int, height: int, width: int, memory: torch.memory_format
-) -> None:
-    x, weight = (
-        torch.randn(*shape).contiguous(memory_format=memory)
-        for shape in ((4, 5, height, width), (6, 5, kernel, kernel))
-    )
-    both(F.conv2d, conv_on_few_outputs, x, weight)
-
-
-@pytest.mark.parametrize("needed", ["pixels", "filters"])
-def test_of_few_outputs_a_gradient_that_nobody_asks_for_is_not_computed(needed: str) -> None:
-    x, weight = torch.randn(4, 5, 3, 3), torch.randn(6, 5, 2, 2)
-    asked, other = (x, weight) if needed == "pixels" else (weight, x)
-    asked.requires_grad_()
-    out, counter = conv_on_few_outputs(x, weight), FlopCounterMode(display=False)
-    with counter:
-        out.sum().backward()
-    assert counter.get_total_flops() == 2 * 4 * 5 * 6 * 4 * 4
-    assert asked.grad is not None
-    assert other.grad is None
-
-
-@pytest.mark.parametrize(("side", "dtype", "kernel", "in_one_product"), [
-    (6, torch.bfloat16, 2, True),
-    (6, torch.bfloat16, 3, True),
-    (7, torch.bfloat16, 3, False),
-    (6, torch.bfloat16, 1, False),
-    (6, torch.float32, 3, False),
-])  # fmt: skip
-def test_only_few_outputs_in_fast_bfloat16_leave_the_librarys_gradient(
-    side: int, dtype: torch.dtype, kernel: int, in_one_product: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(same_size_conv, "multiplies_bfloat16", lambda: True)
-    layer, x = SameSizeConv(4, 6, kernel), torch.randn(3, 4, side, side)
-
-    def is_ours() -> bool:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return "FewOutputs" in str(layer(x).grad_fn)
-
-    assert is_ours() is in_one_product
-    monkeypatch.setattr(same_size_conv, "multiplies_bfloat16", lambda: False)
-    assert not is_ours()
-    monkeypatch.setattr(same_size_conv, "multiplies_bfloat16", lambda: True)
-    layer.eval()
-    assert not is_ours()
-
-
-@pytest.mark.parametrize("side", [4, 5, 6])
-@pytest.mark.parametrize("kernel", [2, 3])
-def test_mixed_precision_gives_the_gradients_of_float32_but_for_rounding(
-    side: int, kernel: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(same_size_conv, "multiplies_bfloat16", lambda: True)
-    layer, x = SameSizeConv(4, 6, kernel, identity=False).train(), torch.randn(3, 4, side, side)
-    found = []
-    for enabled in (False, True):
-        layer.weight.grad = None
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            layer(x.bfloat16().float()).float().sum().backward()
-        found.append(layer.weight.grad)
-    assert found[1].dtype == torch.float32
-    assert (found[1] - found[0]).norm() < 0.02 * found[0].norm()
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3])

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundup.models.convolution import Convolution
 from groundup.models.regularization import BranchNoise, NoisyBlock
 
 _FEWEST_BLURRED_CHANNELS = 16
 
 
-class BlurredConv2d(nn.Conv2d):
+class BlurredConv2d(Convolution):
     """A strided convolution whose input is first blurred, each channel on its own, against aliasing.
 
     The blur is the 3x3 filter [1, 2, 1] x [1, 2, 1] / 16 at stride 1, zeros beyond the border, then the convolution with its
@@ -28,7 +29,7 @@ class BlurredConv2d(nn.Conv2d):
     blur: Tensor
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int, padding: int) -> None:
-        super().__init__(in_channels, out_channels, kernel, stride=stride, padding=padding, bias=False)
+        super().__init__(in_channels, out_channels, kernel, stride=stride, padding=padding)
         line = torch.tensor([1.0, 2.0, 1.0]) / 4
         self.register_buffer("blur", torch.outer(line, line).repeat(in_channels, 1, 1, 1), persistent=False)
 
@@ -51,7 +52,7 @@ def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int, 
     """Blurred where `blur` asks for it and the stride drops pixels of 16 channels or more; else plain."""
     if blur and stride > 1 and in_channels >= _FEWEST_BLURRED_CHANNELS:
         return BlurredConv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2)
-    return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return Convolution(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2)
 
 
 def initialize_convolutions(model: nn.Module) -> None:

@@ -1,8 +1,7 @@
 """Convolutions that keep the plane's size and leave out what changes nothing: products with padding, outputs no pool looks at.
 
 On a plane as small as the filter much of a convolution is products with the zeros of the padding: 20 of 36 for 3x3 filters on
-2x2 px, 32 of 81 on 3x3 px. And a 2x2 max-pool leaves out the last row and column of an odd plane: 13 of 49 outputs on 7x7 px. In
-bfloat16 on a CPU with AMX filters get their gradient on small planes by a matrix product, which is faster than oneDNN's.
+2x2 px, 32 of 81 on 3x3 px. And a 2x2 max-pool leaves out the last row and column of an odd plane: 13 of 49 outputs on 7x7 px.
 
     Shapes   features float (N, C, H, W) of any float dtype and memory format; out (N, channels_out, H, W), pooled
              (N, channels_out, H // 2, W // 2).
@@ -15,15 +14,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
 
-from groundup.basis.machine import multiplies_bfloat16
-
-# Outputs of a plane up to which the filters' gradient in bfloat16 is faster as a matrix product of our own: 6x6.
-_FEW_OUTPUTS = 36
+from groundup.models.convolution import Convolution, autocast_pair, computes_by_itself
 
 
-class SameSizeConv(nn.Conv2d):
+class SameSizeConv(Convolution):
     """A convolution without bias that keeps the plane's size. Even kernels are padded by one more on the left and on top.
 
     identity: it starts as the identity, which copies its input on the first output channels, and random on the others; else all of
@@ -31,14 +26,14 @@ class SameSizeConv(nn.Conv2d):
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, identity: bool = True) -> None:
-        super().__init__(channels_in, channels_out, kernel, padding=0 if kernel % 2 == 0 else kernel // 2, bias=False)
+        super().__init__(channels_in, channels_out, kernel, padding=0 if kernel % 2 == 0 else kernel // 2)
         if not identity:
             return
         with torch.no_grad():
             nn.init.dirac_(self.weight[: min(channels_in, channels_out)])
 
     def forward(self, x: Tensor) -> Tensor:
-        if _in_products(self, x) and self.kernel_size[0] % 2 and max(x.shape[2:]) <= self.kernel_size[0] > 1:
+        if computes_by_itself(self, x) and self.kernel_size[0] % 2 and max(x.shape[2:]) <= self.kernel_size[0] > 1:
             return conv_on_small_plane(x, self.weight)
         return self._padded(x, 0, 0)
 
@@ -46,17 +41,14 @@ class SameSizeConv(nn.Conv2d):
         """The convolution without its last rows and columns of outputs, 0 or 1."""
         kernel = self.kernel_size[0]
         before, after = kernel // 2, (kernel - 1) // 2
-        outputs = (x.shape[2] - rows_less) * (x.shape[3] - columns_less)
-        few = outputs <= _FEW_OUTPUTS and kernel > 1 and _in_products(self, x) and _is_fast_bfloat16(x)
-        if before == after and not rows_less and not columns_less and not few:
+        if before == after and not rows_less and not columns_less:
             return super().forward(x)
         # Even kernels: no output but the left-out ones looks at the last pixels. In training they go by a pad of -1, whose gradient
         # stays in channels-last order (that of a slice does not); exporters do not know one everywhere.
         if not after and not self.training:
             x = x[:, :, : x.shape[2] - rows_less, : x.shape[3] - columns_less]
             rows_less = columns_less = 0
-        x = F.pad(x, (before, after - columns_less, before, after - rows_less))
-        return (conv_on_few_outputs if few else F.conv2d)(x, self.weight)
+        return self.convolve(F.pad(x, (before, after - columns_less, before, after - rows_less)))
 
 
 class PooledConv(SameSizeConv):
@@ -66,66 +58,13 @@ class PooledConv(SameSizeConv):
         return F.max_pool2d(self._padded(x, x.shape[2] % 2, x.shape[3] % 2), 2)
 
 
-def _in_products(layer: nn.Module, x: Tensor) -> bool:
-    """Whether a layer may be made of products of our own. In evaluation it stays a convolution, which exporters, quantisers and
-    counters of FLOP know; for the compiler, which needs 80 s for the loops over views (torch 2.13, two cores); and on accelerators,
-    which would start dozens of small kernels."""
-    return layer.training and x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def _is_fast_bfloat16(x: Tensor) -> bool:
-    """Whether a convolution of `x` on this CPU would be computed in bfloat16, by its matrix units."""
-    autocast = torch.is_autocast_enabled(x.device.type)
-    dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
-    return dtype == torch.bfloat16 and multiplies_bfloat16()
-
-
-def conv_on_few_outputs(x: Tensor, weight: Tensor) -> Tensor:
-    """`conv2d(x, weight)` whose filters get their gradient by one matrix product over the columns that they meet.
-
-    x: (N, C, H, W), padded already; weight: (out, C, kernel, kernel). Returns (N, out, H - kernel + 1, W - kernel + 1). On planes
-    of up to 6x6 outputs oneDNN takes two to five times as long for this gradient in bfloat16 on AMX (torch 2.13).
-    """
-    result: Tensor = _OnFewOutputs.apply(*_autocast(x, weight))
-    return result
-
-
-class _OnFewOutputs(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor) -> Tensor:
-        return F.conv2d(x, weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        of_x = conv2d_input(x.shape, weight, grad) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return of_x, None
-        pixels, kernel, (rows, columns) = x.permute(0, 2, 3, 1), weight.shape[2], grad.shape[2:]
-        taps = [pixels[:, i : i + rows, j : j + columns] for i in range(kernel) for j in range(kernel)]
-        met = torch.cat(taps, dim=3).flatten(0, 2)
-        products = grad.permute(0, 2, 3, 1).flatten(0, 2).mT @ met
-        return of_x, products.view(len(weight), kernel, kernel, -1).permute(0, 3, 1, 2)
-
-
-def _autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    if not torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float64:
-        return x, weight
-    dtype = torch.get_autocast_dtype(x.device.type)
-    return x.to(dtype), weight.to(dtype)
-
-
 def conv_on_small_plane(x: Tensor, weight: Tensor) -> Tensor:
     """`conv2d(x, weight, padding=kernel // 2)` as matrix products over the pixels that a filter really meets.
 
     x: (N, C, H, W) with H and W up to the odd kernel; weight: (out, C, kernel, kernel). Returns (N, out, H, W), in the memory
     order of channels-last. For the backward pass x and the weight are kept, as by a convolution.
     """
-    result: Tensor = _OnSmallPlane.apply(*_autocast(x, weight))
+    result: Tensor = _OnSmallPlane.apply(*autocast_pair(x, weight))
     return result
 
 
