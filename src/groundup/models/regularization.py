@@ -8,14 +8,15 @@ Source   Dropout: Srivastava et al. (2014); between the convolutions of a block:
 Rule     with a share r at the last of L blocks, block i = 0 .. L - 1 drops its branch with probability r i / (L - 1). The
          paper starts at r / L instead of 0.
 Random   drawn from the default generator of the features' device; nothing is drawn in evaluation or at a share of 0. On a CPU
-         `BlockDropout` draws 16 random bits for each value, a tenth of the time that torch's dropout takes for its draws
-         (1.1 in place of 11.8 ns a value); its share is then a multiple of 1/65536.
+         `BlockDropout` draws 16 random bits for each value, with numpy's SFC64 from a seed that torch's generator gives: a mask of
+         bf16 takes 0.5 ns a value; its share is then a multiple of 1/65536.
 Values   dropout 0 or 0.3 (WideResNet); stochastic depth 0.5 (the paper, ResNet-110) or 0.05 (ResNet-50, arXiv 2110.00476).
 """
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -73,12 +74,19 @@ class BlockDropout(nn.Dropout):
 
 def _mask(x: Tensor, dropped: int) -> Tensor:
     """Zeros with probability dropped / 65536, else what keeps the expected value: like x, in the order of its memory."""
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
-    # As signed numbers the 65536 patterns run from -32768 on.
-    kept = words.view(torch.int16)[: x.numel()] >= dropped - _STEPS // 2
-    mask = torch.empty_like(x.detach())
-    mask.as_strided((x.numel(),), (1,)).copy_(kept)
-    return mask.mul_(_STEPS / (_STEPS - dropped))
+    count = x.numel()
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    # numpy draws whole words in half the time that torch takes.
+    words = np.random.Generator(np.random.SFC64(seed)).integers(0, 1 << 64, (count + 3) // 4, dtype=np.uint64)
+    patterns = torch.from_numpy(words.view(np.int16))[:count]
+    # As signed numbers the 65536 patterns run from -32768 on. In place, because what gives bool is not vectorised.
+    kept = patterns.ge_(dropped - _STEPS // 2)
+    scale = torch.tensor(_STEPS / (_STEPS - dropped), dtype=x.dtype)
+    # Of numbers of 16 bits the bits are multiplied by 0 or 1; others take a copy.
+    flat = (
+        kept.mul_(int(scale.view(torch.int16))).view(x.dtype) if x.dtype.itemsize == 2 else kept.to(x.dtype).mul_(scale)
+    )
+    return flat.as_strided(x.shape, torch.empty_like(x.detach()).stride())
 
 
 class StochasticDepth(nn.Dropout):
