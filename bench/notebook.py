@@ -36,6 +36,8 @@ from groundup import augment
 from groundup.basis.interruption import StopRequest
 from groundup.data import ImageSet
 from groundup.models import build_model
+from groundup.models.blocks import BlurredConv2d
+from groundup.models.convolution import Convolution
 from groundup.models.regularization import BlockDropout
 from groundup.models.same_size_conv import PooledConv, SameSizeConv
 from groundup.optim import apply_rates
@@ -101,12 +103,26 @@ class Written(nn.Module):
         return nn.functional.max_pool2d(x, 2) if self._pools else x
 
 
+def plain_convolution(layer: Convolution) -> nn.Module:
+    """The same convolution, and the blur before it if it has one, of torch's own modules."""
+    size, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+    plain = nn.Conv2d(layer.in_channels, layer.out_channels, size, stride, padding, bias=False)
+    plain.weight = layer.weight
+    if not isinstance(layer, BlurredConv2d):
+        return plain
+    blur = nn.Conv2d(layer.in_channels, layer.in_channels, 3, padding=1, groups=layer.in_channels, bias=False)
+    blur.weight = nn.Parameter(layer.blur, requires_grad=False)
+    return nn.Sequential(blur, plain)
+
+
 def in_torch(network: nn.Module) -> nn.Module:
     """The same function of the same weights with torch's own modules where ours do less work."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, SameSizeConv):
                 setattr(parent, name, Written(child))
+            elif isinstance(child, Convolution):
+                setattr(parent, name, plain_convolution(child))
             elif isinstance(child, BlockDropout):
                 setattr(parent, name, nn.Dropout(child.p))
     return network

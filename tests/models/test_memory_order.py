@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from groundup.models import build_model
+from groundup.models import build_model, convolution
 from groundup.recipe import load_recipe
 
 RECIPES = ["cifar100-speed", "cifar100-resnet18", "cifar100-wrn28-10", "imagenette-resnet50", "003-preact-sgd-basic"]
@@ -17,7 +17,11 @@ SMALL = {"cifar100-wrn28-10": ["model.depth=16", "model.width=2"]}
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_every_plane_stays_in_channels_last_order(recipe: str, precision: torch.dtype) -> None:
+@pytest.mark.parametrize("has_amx", [False, True])
+def test_every_plane_stays_in_channels_last_order(
+    recipe: str, precision: torch.dtype, has_amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "multiplies_bfloat16", lambda: has_amx)
     network = build_model(load_recipe(recipe, SMALL.get(recipe, [])).model, num_classes=10, seed=0)
     network = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     wrong: list[str] = []

@@ -94,7 +94,7 @@ def test_dropout_stands_where_its_position_says(name: str, position: str) -> Non
     assert kept.sum() / (seen["entering"] != 0).sum() == pytest.approx(0.5, abs=0.05)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.9])
 def test_dropout_in_blocks_drops_its_share_at_every_place_and_preserves_the_expected_value(
     share: float, dtype: torch.dtype
@@ -105,7 +105,7 @@ def test_dropout_in_blocks_drops_its_share_at_every_place_and_preserves_the_expe
     assert out.dtype == dtype
     dropped = out == 0
     torch.testing.assert_close(
-        out[~dropped], (x / (1 - share))[~dropped], rtol=8e-3 if dtype == torch.bfloat16 else 1e-4, atol=0
+        out[~dropped], (x / (1 - share))[~dropped], rtol={2: 8e-3}.get(dtype.itemsize, 1e-4), atol=0
     )
     error = 4 * (share * (1 - share) / x.numel() * 4) ** 0.5
     for place in range(4):  # of the word
@@ -120,9 +120,10 @@ def test_dropout_in_blocks_draws_values_independent_of_their_neighbours() -> Non
         assert abs(product) < 4 / 400_000**0.5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last", "cut", "expanded"])
-def test_dropout_in_blocks_keeps_shape_and_layout_and_its_gradient_is_its_mask(layout: str) -> None:
-    x = torch.randn(6, 8, 5, 5)
+def test_dropout_in_blocks_keeps_shape_and_layout_and_its_gradient_is_its_mask(layout: str, dtype: torch.dtype) -> None:
+    x = torch.randn(6, 8, 5, 5, dtype=dtype)
     x = {
         "channels_first": x,
         "channels_last": x.contiguous(memory_format=torch.channels_last),
@@ -136,7 +137,7 @@ def test_dropout_in_blocks_keeps_shape_and_layout_and_its_gradient_is_its_mask(l
         assert out.is_contiguous(memory_format=torch.channels_last)
     out.sum().backward()
     assert x.grad is not None
-    torch.testing.assert_close(x.grad, torch.where(out == 0, 0.0, 2.0))
+    torch.testing.assert_close(x.grad, torch.where(out == 0, 0.0, 2.0).to(dtype))
 
 
 def test_dropout_in_blocks_is_the_same_again_from_the_same_seed() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
 
 from groundup.basis.machine import multiplies_bfloat16
 
@@ -79,9 +78,15 @@ class _OnFewOutputs(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         wants_x, wants_filters = ctx.needs_input_grad[:2]
-        of_x = conv2d_input(x.shape, weight, grad, ctx.stride, ctx.padding) if wants_x else None
+        of_x = _gradient_of_pixels(x, weight, grad, ctx.stride, ctx.padding) if wants_x else None
         of_filters = _gradient_of_filters(x, weight, grad, ctx.stride, ctx.padding) if wants_filters else None
         return of_x, of_filters, None, None
+
+
+def _gradient_of_pixels(x: Tensor, weight: Tensor, grad: Tensor, stride: _Pair, padding: _Pair) -> Tensor:
+    fixed = stride, padding, (1, 1), False, (0, 0), 1  # dilation, transposed, output padding, groups
+    result: Tensor = torch.ops.aten.convolution_backward(grad, x, weight, None, *fixed, (True, False, False))[0]
+    return result
 
 
 def _gradient_of_filters(x: Tensor, weight: Tensor, grad: Tensor, stride: _Pair, padding: _Pair) -> Tensor:

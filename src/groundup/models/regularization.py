@@ -75,13 +75,13 @@ class BlockDropout(nn.Dropout):
 def _mask(x: Tensor, dropped: int) -> Tensor:
     """Zeros with probability dropped / 65536, else what keeps the expected value: like x, in the order of its memory."""
     count = x.numel()
-    seed = int(torch.empty((), dtype=torch.int64).random_())
-    # numpy draws whole words in half the time that torch takes.
-    words = np.random.Generator(np.random.SFC64(seed)).integers(0, 1 << 64, (count + 3) // 4, dtype=np.uint64)
+    seed = int(torch.empty((), dtype=torch.int64, device=x.device).random_())
+    # numpy draws whole words in half the time that torch takes; its raw words are the same in every version.
+    words = np.random.SFC64(seed).random_raw((count + 3) // 4)
     patterns = torch.from_numpy(words.view(np.int16))[:count]
     # As signed numbers the 65536 patterns run from -32768 on. In place, because what gives bool is not vectorised.
     kept = patterns.ge_(dropped - _STEPS // 2)
-    scale = torch.tensor(_STEPS / (_STEPS - dropped), dtype=x.dtype)
+    scale = torch.tensor(_STEPS / (_STEPS - dropped), dtype=x.dtype, device=x.device)
     # Of numbers of 16 bits the bits are multiplied by 0 or 1; others take a copy.
     flat = (
         kept.mul_(int(scale.view(torch.int16))).view(x.dtype) if x.dtype.itemsize == 2 else kept.to(x.dtype).mul_(scale)
