@@ -17,8 +17,9 @@ from groundup.recipe import load_recipe
 
 @pytest.fixture
 def with_amx(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path that only a CPU with AMX takes, on any."""
+    """The path that only large layers on a CPU with AMX take, on any and for all."""
     monkeypatch.setattr(convolution, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(convolution, "_MANY_WEIGHTS", 0)
 
 
 def gradients(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> list[Tensor]:
@@ -82,6 +83,7 @@ LAYERS: list[Callable[[], Convolution]] = [
 def test_only_few_outputs_in_fast_bfloat16_leave_the_librarys_gradient(
     layer: Callable[[], Convolution], side: int, dtype: torch.dtype, by_a_product: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(convolution, "_MANY_WEIGHTS", 0)
     module, x = layer(), torch.randn(3, 32, side, side)
 
     def is_ours() -> bool:
@@ -96,6 +98,9 @@ def test_only_few_outputs_in_fast_bfloat16_leave_the_librarys_gradient(
         assert is_ours() is (by_a_product and has_amx)
     monkeypatch.setattr(convolution, "multiplies_bfloat16", lambda: True)
     module.eval()
+    assert not is_ours()
+    module.train()
+    monkeypatch.setattr(convolution, "_MANY_WEIGHTS", module.weight.numel() + 1)
     assert not is_ours()
 
 

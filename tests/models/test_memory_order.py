@@ -22,6 +22,7 @@ def test_every_plane_stays_in_channels_last_order(
     recipe: str, precision: torch.dtype, has_amx: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convolution, "multiplies_bfloat16", lambda: has_amx)
+    monkeypatch.setattr(convolution, "_MANY_WEIGHTS", 0)
     network = build_model(load_recipe(recipe, SMALL.get(recipe, [])).model, num_classes=10, seed=0)
     network = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     wrong: list[str] = []

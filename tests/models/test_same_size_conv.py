@@ -175,6 +175,7 @@ def test_gradients_stay_in_the_memory_order_of_the_images(
     kernel: int, side: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convolution, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(convolution, "_MANY_WEIGHTS", 0)
     layer = PooledConv(8, 16, kernel).to(memory_format=torch.channels_last).train()
     x = torch.randn(3, 8, side, side).contiguous(memory_format=torch.channels_last).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):

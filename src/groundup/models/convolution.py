@@ -18,6 +18,8 @@ from groundup.basis.machine import multiplies_bfloat16
 _Pair = tuple[int, int]
 # Outputs of a plane up to which the product is sooner there, 8x8; on larger ones gathering the columns costs more than it saves.
 _FEW_OUTPUTS = 64
+# Weights of a layer from which it is: a step of `digits`, whose layers are smaller, took a third longer by products.
+_MANY_WEIGHTS = 1 << 18
 
 
 class Convolution(nn.Conv2d):
@@ -36,7 +38,8 @@ class Convolution(nn.Conv2d):
         rows, columns = (
             (size + 2 * pad - kernel) // step + 1 for size, pad, step in zip(x.shape[2:], padding, stride, strict=True)
         )
-        if rows * columns <= _FEW_OUTPUTS and computes_by_itself(self, x) and _is_fast_bfloat16(x):
+        gains = rows * columns <= _FEW_OUTPUTS and self.weight.numel() >= _MANY_WEIGHTS
+        if gains and computes_by_itself(self, x) and _is_fast_bfloat16(x):
             return conv_on_few_outputs(x, self.weight, stride, padding)
         return F.conv2d(x, self.weight, stride=stride, padding=padding)
 
