@@ -53,8 +53,8 @@ bench: setup ## the short measurements of bench/ into bench/results: a quarter o
 	$(BIN)/python bench/trivial_augment.py --rounds 30 --out $(RESULTS)/trivial_augment.json
 	$(BIN)/python bench/loop_cost.py digits --out $(RESULTS)/loop_cost-digits.json
 	$(BIN)/python bench/notebook.py digits --out $(RESULTS)/notebook-digits.json
-	$(BIN)/python bench/notebook.py cifar100-speed train.batch_size=256 train.micro_batch=256 \
-	  --generated 2048 --rounds 3 --images 1024 --out $(RESULTS)/notebook-speed_net.json
+	$(BIN)/python bench/notebook.py cifar100-speed \
+	  --generated 2048 --rounds 3 --images 2048 --out $(RESULTS)/notebook-speed_net.json
 	$(BIN)/python bench/notebook.py cifar100-wrn28-10 model.depth=16 model.width=4 \
 	  --generated 2048 --rounds 3 --images 512 --out $(RESULTS)/notebook-wrn-16-4.json
 	$(BIN)/python bench/decode.py --rounds 5 --images 16 --out $(RESULTS)/decode-generated.json
