@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from groundup.basis.errors import UsageError, unknown_name
@@ -251,6 +252,8 @@ def _open(
     engine = choose_engine(recipe.train, total_steps=1)
     engine.activate()
     classifier.model.to(engine.torch_device)
+    if engine.channels_last:
+        classifier.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     subject = Subject(
         folder,
         recipe,
