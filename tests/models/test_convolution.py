@@ -1,5 +1,6 @@
 """Convolutions whose filters get their gradient by a product: the same values, gradients and graph as torch's."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -125,6 +126,32 @@ def test_mixed_precision_gives_the_gradients_of_float32_but_for_rounding(
     for exact, rounded in zip(*found, strict=True):
         assert rounded.dtype == torch.float32
         assert (rounded - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 4), (3, 1)])
+def test_planes_shorter_than_the_stride_give_sound_values_and_gradients_whatever_the_memory_held(
+    kernel: int, height: int, width: int
+) -> None:
+    layer = Convolution(64, 64, kernel, stride=2, padding=kernel // 2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(16, 64, height, width).contiguous(memory_format=torch.channels_last)
+    exact = F.conv2d(x, layer.weight, stride=2, padding=kernel // 2)
+    (exact_gradient,) = torch.autograd.grad(exact.square().sum(), layer.weight)
+    for _ in range(20):
+        leave_nan_in_freed_memory()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(x).float()
+            rated = layer.eval()(x).float()
+        leave_nan_in_freed_memory()
+        (gradient,) = torch.autograd.grad(out.square().sum(), layer.train().weight)
+        torch.testing.assert_close(out, exact, rtol=0.02, atol=0.02)
+        torch.testing.assert_close(rated, exact, rtol=0.02, atol=0.02)
+        torch.testing.assert_close(gradient, exact_gradient, rtol=0.05, atol=0.5)
+
+
+def leave_nan_in_freed_memory() -> None:
+    held = [torch.full((2**power,), math.nan) for power in range(4, 21) for _ in range(4)]
+    assert held
 
 
 def test_a_blurred_convolution_gets_it_too_and_is_blurred(with_amx: None) -> None:
