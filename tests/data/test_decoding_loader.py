@@ -127,6 +127,18 @@ def test_what_was_not_foreseen_is_decoded_all_the_same(make_loader: MakeLoader) 
     assert torch.equal(other.flip(0), foreseen)
 
 
+def test_a_step_beyond_the_run_is_decoded_too(make_loader: MakeLoader) -> None:
+    """A range test of the rate may take more steps than the run that it is for."""
+    longer = make_loader(workers=2)
+    longer._total_steps = STEPS + 3
+    ending = make_loader(workers=2)
+    for step in range(STEPS - 1, STEPS + 3):
+        for part in upcoming(step).parts:
+            assert torch.equal(
+                ending.training(torch.from_numpy(part), step), longer.training(torch.from_numpy(part), step)
+            )
+
+
 def test_equal_parts_of_a_step_are_each_decoded_once(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     """Micro-batches that are widened for mixing may hold the same images."""
     part = np.arange(8)

@@ -6,7 +6,7 @@ from torch import nn
 
 from groundup.basis.errors import UsageError
 from groundup.optim import LiveRates, Muon, MuonSettings, apply_rates
-from groundup.optim.muon import _orthogonal, orthogonalize
+from groundup.optim.muon import _iterate, _iterate_on_gram, _orthogonal, orthogonalize
 
 
 def noise(*shape, seed=0):
@@ -142,12 +142,20 @@ def test_model_without_trainable_filters_is_refused():
 
 
 def test_iterating_on_the_gram_matrix_gives_what_iterating_on_the_matrix_gives() -> None:
-    from groundup.optim.muon import _iterate, _iterate_on_gram
-
     x = torch.randn(2, 24, 100, generator=torch.Generator().manual_seed(0))
     x = x / x.norm(dim=(1, 2), keepdim=True)
     for iterations in (1, 2, 3, 5):
         torch.testing.assert_close(_iterate_on_gram(x, iterations), _iterate(x, iterations), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("iterations", [3, 5, 6, 9, 20])
+def test_an_update_of_low_rank_stays_bounded_however_many_the_turns(iterations: int) -> None:
+    matrix = noise(1, 32, 8) @ noise(1, 8, 288, seed=1)
+    turned = orthogonalize(matrix, iterations)
+    assert torch.linalg.svdvals(turned).max() < 1.4
+    exact = _iterate((matrix / (matrix.norm() + 1e-7)).double(), iterations)
+    # Many turns lift what rounding left beside the 8 directions, as they are meant to.
+    assert iterations > 9 or (turned - exact).norm() < 0.01 * exact.norm()
 
 
 SHAPES = [(8, 4, 3, 3), (8, 4, 3, 3), (6, 8, 1, 1), (48, 4, 3, 3), (8, 4, 3, 5), (5, 7)]

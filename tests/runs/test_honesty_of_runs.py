@@ -172,6 +172,24 @@ def test_a_compiled_run_that_diverges_goes_on_without_compiling_and_without_the_
     assert (run.summary["top1"], run.summary["nll"]) == (plain["top1"], plain["nll"])
 
 
+def test_a_network_of_ones_own_that_diverges_compiled_begins_again_as_it_was_given(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_network(model: nn.Module) -> Callable[[Tensor], Tensor]:
+        passes = iter(range(10))
+        return lambda images: model(images) * (1.0 if next(passes) < 3 else math.nan)
+
+    def own() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+
+    monkeypatch.setattr(prepare, "compile_network", compile_network)
+    run = groundup.train("digits", [*tiny, "train.compile=always"], model=own(), run=tmp_path / "run")
+    plain = groundup.train("digits", tiny, model=own(), run=tmp_path / "plain").summary
+    assert (run.summary["top1"], run.summary["nll"]) == (plain["top1"], plain["nll"])
+    assert plain["top1"] < 1
+
+
 def test_an_operation_that_changes_nothing_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     grey = ImageSet.whole(np.full((100, 12, 12, 3), 100, np.uint8), np.arange(100) % 2)
     splits = Splits(grey, None, grey, ["a", "b"], 12, fingerprint="own")

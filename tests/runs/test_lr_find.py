@@ -292,6 +292,16 @@ def test_a_phase_that_begins_later_does_not_change_the_test() -> None:
     assert ramped(*prepared()) != ramped(*prepared(phase.replace("0.5dur", "0ep")))
 
 
+def test_images_that_are_decoded_on_demand_are_cut_as_in_the_first_step_and_also_beyond_the_run() -> None:
+    cut = "augment.policy=[{name: random_resized_crop}]"
+    on_demand = [cut, "data.cache=none", "data.limit=100", "train.epochs=1"]  # 10 steps
+    phase = "phases=[{from: 0.2dur, set: {augment.policy: []}}]"
+    plain, phased = (lr_find(small(*on_demand, *more), start=1e-4, end=0.1, steps=21) for more in ([], [phase]))
+    assert len(plain.losses) == 21
+    assert phased == plain
+    assert plain != lr_find(small(*on_demand[1:], "augment.policy=[]"), start=1e-4, end=0.1, steps=21)
+
+
 def test_loss_scaling_goes_through_the_ramp() -> None:
     job, state = prepared()
     engine = replace(job.engine, precision="fp16")  # a CPU can compute so, if slowly; recipes may not ask it to

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 import groundup
 from groundup.basis.errors import DataError, UsageError
@@ -125,6 +126,21 @@ def test_the_report_on_the_test_split_is_the_summary_again(finished: Run) -> Non
     known.pop("pictures")
     assert known == json.loads(json.dumps(result.to_dict()))
     assert (finished.folder / "confusion-test.png").is_file()
+
+
+def test_a_run_in_the_plain_order_of_memory_is_evaluated_in_it(tiny: list[str], tmp_path: Path) -> None:
+    run = groundup.train("digits", [*tiny, "train.channels_last=false"], run=tmp_path / "run")
+    seen: list[bool] = []
+    hook = nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].is_contiguous()) if isinstance(module, nn.Conv2d) else None
+    )
+    try:
+        result = evaluate(run.folder)
+    finally:
+        hook.remove()
+    assert seen
+    assert all(seen)
+    assert result.top1 == run.summary["top1"]
 
 
 def test_mirrored_evaluation_averages_the_picture_and_its_mirror_image(finished: Run, classifier: Classifier) -> None:

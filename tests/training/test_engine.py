@@ -1,6 +1,8 @@
 """The engine fits the machine, says why, and refuses what the machine has not."""
 
 import os
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,6 +61,20 @@ def test_the_gpu_that_is_meant_by_cuda_alone_is_left_as_it_is(monkeypatch: pytes
     threads = torch.get_num_threads()
     Engine("cuda", threads, "bf16", False, True, "").activate()
     assert torch.backends.cudnn.benchmark
+
+
+def test_a_compiler_that_cannot_be_deterministic_is_refused_where_that_is_asked_for_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As torch below 2.10 has it, whose configuration raises for names that it does not know."""
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode: None)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch._inductor, "config", SimpleNamespace())
+    engine = Engine("cuda", torch.get_num_threads(), "bf16", True, True, "")
+    engine.activate()
+    with pytest.raises(UsageError, match=r"train\.deterministic=true: torch .* cannot compile deterministically"):
+        replace(engine, deterministic=True).activate()
 
 
 def test_fp16_on_a_cpu_is_refused_with_what_is_allowed() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from groundup.augment import apply_mix, draw_mix, mixed_labels, normalize
@@ -226,6 +227,25 @@ def test_the_best_step_of_a_run_with_an_average_is_the_best_of_its_average(lab: 
 def test_checkpoints_at_kept_steps_stay(lab: Any, tmp_path: Path) -> None:
     lab.run(tmp_path, {**NO_BEST, "checkpoint": {"keep_every": "3step", "every": "1step"}})
     assert [folder.name[-2:] for folder in lab.store(tmp_path).all()] == ["10", "09", "06", "03"]
+
+
+@pytest.mark.parametrize("seen", [1, 2])
+def test_a_kept_checkpoint_holds_a_whole_average_though_its_measuring_was_interrupted(
+    seen: int, lab: Any, tmp_path: Path, differences: Any
+) -> None:
+    changes = {**NO_BEST, "average": {"name": "ema", "horizon": "5step"}, "checkpoint": {"keep_every": "3step"}}
+
+    def kept(folder: Path) -> list[dict[str, Any]]:
+        stores = sorted(lab.store(folder).all())
+        return [load_file(store / name) for store in stores for name in ("average.safetensors", "model.safetensors")]
+
+    lab.run(tmp_path / "whole", changes)
+    cut = lab.run(tmp_path / "cut", changes, stop_in_evaluation=seen)
+    assert cut.state.step % 3 == 0
+    assert cut.state.step < cut.job.clock.total_steps
+    lab.run(tmp_path / "cut", changes)
+    assert len(kept(tmp_path / "whole")) == 8
+    assert differences(kept(tmp_path / "cut"), kept(tmp_path / "whole")) == []
 
 
 def test_a_kept_step_is_saved_even_where_no_checkpoint_is_due(lab: Any, tmp_path: Path) -> None:

@@ -156,9 +156,9 @@ class DecodingLoader(MemoryLoader):
             self._pending[key] = self._start(upcoming, upcoming.parts[key[1]])
 
     def _from(self, key: _Key) -> Iterator[_Key]:
-        """The parts of the run from `key` on."""
+        """The parts of the run from `key` on; of a step beyond the run (a range test of the rate) its own."""
         first, number = key
-        for step in range(first, self._total_steps):
+        for step in range(first, max(self._total_steps, first + 1)):
             yield from ((step, n) for n in range(number, len(self._at(step).parts)))
             number = 0
 

@@ -112,11 +112,11 @@ def load_splits(
     """
     source = DOORS[settings.kind](settings, check)
     open_source = open_stream if settings.streaming else open_cached
-    return _divide(open_source(source, settings, check, progress), settings, check)
+    return _divide(open_source(source, settings, check, progress), source.notes, settings, check)
 
 
-def _divide(cached: Cached, settings: DataSettings, check: Callable[[], None]) -> Splits:
-    notes = list(cached.notes)
+def _divide(cached: Cached, of_source: list[str], settings: DataSettings, check: Callable[[], None]) -> Splits:
+    notes = [*of_source, *cached.notes]
     whole = {name: _whole(split) for name, split in cached.splits.items()}
     train, validation, test = whole["train"], whole.get("validation"), whole.get("test")
     seed = settings.split_seed

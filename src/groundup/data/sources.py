@@ -82,12 +82,14 @@ class Source:
     """`fingerprint` changes when the content does. `root` is the place as the user wrote it, for messages.
 
     `prepare(progress)`, where there is one, does what `read` would have to wait for, and says how far it is: (done, total).
+    `notes`: what the user should know and no fingerprint tells; unlike those of the contents they are found anew at every opening.
     """
 
     fingerprint: str
     read: Callable[[], Contents]
     root: str = ""
     prepare: Callable[[Callable[[int, int], None] | None], None] | None = None
+    notes: list[str] = field(default_factory=list)
 
     def located(self, name: str) -> str:
         """`name` (relative to the source) as the user can find it."""

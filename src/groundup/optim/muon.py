@@ -27,6 +27,7 @@ from groundup.optim.groups import BaseOptimizerSettings, GroupScales, LrScale, W
 
 # Quintic coefficients that maximise the slope at zero while keeping singular values within about [0.7, 1.2].
 _QUINTIC = (3.4445, -4.7750, 2.0315)
+_MOST_TURNS_ON_GRAM = 5
 
 
 def orthogonalize(matrices: Tensor, iterations: int = 3, bfloat16: bool = False) -> Tensor:
@@ -40,9 +41,10 @@ def orthogonalize(matrices: Tensor, iterations: int = 3, bfloat16: bool = False)
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
-    # Iterating on the small Gram matrix saves time for long matrices, and needs float32's precision.
-    long = x.shape[2] > 1.5 * x.shape[1] and x.dtype == torch.float32
-    x = _iterate_on_gram(x, iterations) if long else _iterate(x, iterations)
+    # Iterating on the small Gram matrix saves time for long matrices. It needs real float32 (a GPU's products may have the digits
+    # of TF32) and few turns: each multiplies what rounding made negative among the smallest eigenvalues by 12.
+    long = x.shape[2] > 1.5 * x.shape[1] and x.dtype == torch.float32 and x.device.type == "cpu"
+    x = _iterate_on_gram(x, iterations) if long and iterations <= _MOST_TURNS_ON_GRAM else _iterate(x, iterations)
     return (x.mT if tall else x).to(matrices.dtype)
 
 

@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from groundup.basis.errors import UsageError, unknown_name
@@ -251,9 +250,7 @@ def _open(
         raise UsageError(f"--corruptions: images of {splits.image_size} px; needs {SMALLEST} or more (data.resolution)")
     engine = choose_engine(recipe.train, total_steps=1)
     engine.activate()
-    classifier.model.to(engine.torch_device)
-    if engine.channels_last:
-        classifier.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    engine.take(classifier.model)
     subject = Subject(
         folder,
         recipe,

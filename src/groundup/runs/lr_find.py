@@ -131,8 +131,13 @@ def lr_find(
     tracker.message(f"{engine.device}, {engine.threads} threads, {engine.why}")
     network = build_network(plan, engine)
     refuse_lone_images(subject_with(plan, network))
+    # Images that are decoded ahead are cut for the step they are foreseen for: it too has to be as the first.
+    plan = replace(plan, live=LiveSchedule(plan.live.at(0), ()))
     job, state = build_job(plan, engine, network, stop.check)
-    return ramp(job, state, start=start, end=end, steps=steps, stop=stop, tracker=tracker)
+    try:
+        return ramp(job, state, start=start, end=end, steps=steps, stop=stop, tracker=tracker)
+    finally:
+        job.data.close()
 
 
 def check_range(start: float, end: float, steps: int) -> None:

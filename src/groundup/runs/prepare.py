@@ -155,16 +155,7 @@ def build_network(plan: Plan, engine: Engine, own: nn.Module | None = None) -> n
         shown = some_positions(splits.train, count, recipe.seed, "first look")
         images = splits.train.subset(shown).to_device("cpu")[0].permute(0, 3, 1, 2)
         model.initialize_from(augment.normalize(images, *constants(recipe)))
-    if engine.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    else:
-        model.register_forward_pre_hook(_in_plain_order)
-    return model.to(engine.torch_device)
-
-
-def _in_plain_order(_network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Images come in channels-last order, and a convolution takes it on if either side has it."""
-    return tuple(images.contiguous() for images in inputs)
+    return engine.take(model)
 
 
 def synchronize_norms(plan: Plan, network: nn.Module, world: World) -> None:

@@ -4,6 +4,7 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,8 @@ def _prepare_and_train(
     # Of several processes none leaves the others alone in the middle of compiling: they stop together after it.
     at_once = None if world.is_shared else asked.at_once
     job, state = build_job(plan, engine, network, stop.check, world, at_once)  # may have decided against compiling
+    # A network of one's own is not built again: what diverges must not be what a second try begins with.
+    initial = deepcopy(network.state_dict()) if own.model is not None and job.engine.compiled else None
     with mirrored(folder, plan, terminal.message, asked, own.pictures) if world.is_main else nullcontext() as on_saved:
         try:
             return _train_with(folder, plan, job, state, checkpoint, own, stop, terminal, on_saved)
@@ -236,6 +239,8 @@ def _prepare_and_train(
         del network, job, state
         gc.collect()
         network = build_network(plan, eager, own.model)
+        if initial is not None:
+            network.load_state_dict(initial)
         synchronize_norms(plan, network, world)
         job, state = build_job(plan, eager, network, stop.check, world)
         checkpoint, _ = world.from_main(lambda: begun(folder, plan, terminal))

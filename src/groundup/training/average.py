@@ -217,7 +217,7 @@ class Average:
 
     @property
     def fresh(self) -> bool:
-        """Whether the batch-norm statistics have been measured, here, with the weights as they are."""
+        """Whether the batch-norm statistics have been measured with the weights as they are."""
         return self._measured_at == self.updates
 
     @torch.no_grad()
@@ -257,11 +257,14 @@ class Average:
 
     def to_dict(self) -> dict[str, Any]:
         """The counters; the weights and statistics are in `network.state_dict()`."""
-        return {"updates": self.updates}
+        return {"updates": self.updates, "measured_at": self._measured_at}
 
     def load_dict(self, saved: dict[str, Any]) -> None:
         """Take over what `to_dict` gave."""
         self.updates = int(saved["updates"])
+        self._measured_at = saved.get(
+            "measured_at"
+        )  # checkpoints before this was kept lack it: they are measured again
 
 
 def refresh_norms(

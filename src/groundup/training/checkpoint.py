@@ -164,7 +164,9 @@ def _holds(folder: Path, state: TrainingState) -> bool:
     same step, but from before that evaluation: it lacks what that measured (the norm statistics of an average, the best)."""
     if not folder.is_dir() or _problem(folder) is not None:
         return False
-    return bool(read_state(folder)["state"]["numbers"]["evaluated_at"] == state.evaluated_at)
+    saved = read_state(folder)["state"]
+    average = {} if state.average is None else state.average.to_dict()
+    return bool(saved["numbers"]["evaluated_at"] == state.evaluated_at and saved["average"] == average)
 
 
 def _problem(folder: Path) -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 
 from groundup.basis.errors import UsageError
 from groundup.basis.machine import keep_freed_memory, multiplies_bfloat16, usable_cores
@@ -66,8 +67,22 @@ class Engine:
                 from torch._inductor import config as compiler  # takes a while
 
                 # Else the compiler chooses kernels by timing them, and another process may choose others.
-                compiler.deterministic = self.deterministic
+                if hasattr(compiler, "deterministic"):  # torch 2.10 and later
+                    compiler.deterministic = self.deterministic
+                elif self.deterministic:
+                    raise UsageError(
+                        f"train.deterministic=true: torch {torch.__version__} cannot compile deterministically",
+                        hint="set train.compile=never, or take torch 2.10 or later",
+                    )
             torch.set_float32_matmul_precision("high")
+
+    def take(self, model: nn.Module) -> nn.Module:
+        """The network, in place, on this device and in the memory order that it is to compute in."""
+        if self.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        elif _in_plain_order not in model._forward_pre_hooks.values():
+            model.register_forward_pre_hook(_in_plain_order)
+        return model.to(self.torch_device)
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
@@ -82,6 +97,11 @@ class Engine:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _in_plain_order(_network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Images come in channels-last order, and a convolution takes it on if either side has it."""
+    return tuple(images.contiguous() for images in inputs)
 
 
 def choose_engine(settings: TrainSettings, total_steps: int, world: World | None = None) -> Engine:

@@ -92,7 +92,9 @@ def train(job: Job, state: TrainingState, store: CheckpointStore, trackers: Trac
                 trackers.evaluation(evaluation_record(job, state))
                 watch.leave_out(state)
             kept = is_to_be_kept(job, state)
-            if (kept or job.is_due(save_every, state.step)) and saved != (state.step, state.evaluated_at):
+            # A stop in the middle of measuring the average of a kept step has saved it without its norm statistics.
+            lacks = kept and lacks_norms_of_average(state)
+            if (kept or job.is_due(save_every, state.step)) and (lacks or saved != (state.step, state.evaluated_at)):
                 settle(job, state, watch)
                 if kept:
                     measure_average(job, state)
@@ -350,8 +352,13 @@ def validation_numbers(job: Job, state: TrainingState) -> dict[str, float]:
 
 def measure_average(job: Job, state: TrainingState) -> None:
     """Give the average the batch-norm statistics of its own weights, if it has not got them yet."""
-    if state.average is not None and state.average.ready and not state.average.fresh:
+    if state.average is not None and lacks_norms_of_average(state):
         state.average.refresh_norms(job.norm_images(), job.engine.autocast, job.check)
+
+
+def lacks_norms_of_average(state: TrainingState) -> bool:
+    """Whether there is an average whose batch-norm statistics are not those of its weights."""
+    return state.average is not None and state.average.ready and not state.average.fresh
 
 
 def note_best(state: TrainingState, record: dict[str, Any]) -> None:

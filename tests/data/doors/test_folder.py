@@ -62,6 +62,21 @@ def test_hidden_files_other_files_and_the_case_of_extensions_do_not_matter(tmp_p
     assert len(splits.train) + len(splits.test) == 10
 
 
+def test_pictures_of_kinds_that_are_not_read_are_noted_also_those_that_come_once_the_data_is_cached(
+    tmp_path: Path, save_folder: Save
+) -> None:
+    root = save_folder(tmp_path / "x", per_class=5)
+    (root / "cat" / "Thumbs.db").write_text("left by a system")
+    assert not any("not read" in note for note in load(root).notes)
+    for name in ("cat/1.HEIC", "cat/2.heic", "dog/0.avif", "dog/list"):
+        (root / name).write_text("")
+    note = "files that are not read, by the endings of their names: 2 of .heic, 1 of .avif, 1 of no ending (such as cat/1.HEIC)"
+    first, again = load(root), load(root)
+    assert note in first.notes
+    assert note in again.notes
+    assert first.fingerprint == again.fingerprint
+
+
 def test_a_missing_folder_is_named_as_the_user_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"data\.source='folder:\./photos': there is no folder \./photos\n"):
