@@ -1,4 +1,4 @@
-"""From one laptop core to 1000 GPUs: how long, for how much money, and what holds it up. A model, not a measurement.
+"""From two cores to 1000 GPUs: how long, for how much money, and what holds it up. A model, not a measurement.
 
     python bench/scale.py                 the tables of docs/scale.md
     python bench/scale.py --check         the model against published runs
@@ -89,8 +89,8 @@ class Work:
 A100 = Machine("A100", 312, 0.205, 16, 200, 20, 4, 2.0)
 H100 = Machine("H100", 989, 0.177, 24, 350, 40, 8, 3.0)
 H200 = Machine("H200", 989, 0.197, 24, 350, 40, 8, 4.0)
-LAPTOP = Machine(
-    "laptop CPU, 2 cores, fp32", 0.131, 0.75, 1, 1, 1, 0.5, 0.0, half_batch=1, gpus_per_machine=1, failures=0
+TWO_CORES = Machine(
+    "AMD EPYC, 2 cores, fp32", 0.131, 0.75, 1, 1, 1, 0.5, 0.0, half_batch=1, gpus_per_machine=1, failures=0
 )
 MACHINES = {"A100": A100, "H100": H100, "H200": H200}
 
@@ -252,7 +252,7 @@ def tables() -> dict[str, list[dict[str, Any]]]:
         larger = replace(work, batch=32_768)
         rows += [predict(H200, larger, 1024) | {"batch": larger.batch}]
         made[work.name] = [{"batch": work.batch, **row} for row in rows]
-    laptop = Work(
+    small = Work(
         "cifar100-speed",
         0.299e6 / 3 / (50_000 * 8.75),
         50_000,
@@ -264,7 +264,7 @@ def tables() -> dict[str, list[dict[str, Any]]]:
         evaluated=0,
         start=5,
     )
-    made["cifar100-speed on two laptop cores (no failures)"] = [{"batch": 1024, **predict(LAPTOP, laptop, 1)}]
+    made["cifar100-speed on two cores (no failures)"] = [{"batch": 1024, **predict(TWO_CORES, small, 1)}]
     for work in recipes().values():
         made[f"{work.name} on 8 H100"] = [{"batch": work.batch, **predict(H100, work, 8)}]
     return made
@@ -342,7 +342,7 @@ def main() -> None:
             f"\none core: {one:.2f} ms, {1000 / one:.0f} images/s; lock: {1000 / measured()['python_ms']:,.0f} images/s"
         )
     if chosen.json:
-        machines = [asdict(machine) for machine in (A100, H100, H200, LAPTOP)]
+        machines = [asdict(machine) for machine in (A100, H100, H200, TWO_CORES)]
         write_json(chosen.json, {"published": published(), "tables": tables(), "machines": machines, "hidden": HIDDEN})
         print(json.dumps(str(chosen.json)))
 

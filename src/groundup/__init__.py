@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 from groundup.version import __version__
 
 if TYPE_CHECKING:
+    from groundup.runs.evaluate import evaluate
     from groundup.runs.load import load
     from groundup.runs.train import resume, train
     from groundup.ship.publish import publish
 
-__all__ = ["__version__", "load", "publish", "resume", "train"]
+__all__ = ["__version__", "evaluate", "load", "publish", "resume", "train"]
 
 _HOMES = {
+    "evaluate": "groundup.runs.evaluate",
     "load": "groundup.runs.load",
     "publish": "groundup.ship.publish",
     "resume": "groundup.runs.train",

@@ -96,7 +96,7 @@ def test_neither_the_package_nor_its_help_imports_torch() -> None:
 
 
 def test_the_public_names_grow_only_by_decision() -> None:
-    assert groundup.__all__ == ["__version__", "load", "publish", "resume", "train"]
+    assert groundup.__all__ == ["__version__", "evaluate", "load", "publish", "resume", "train"]
     assert all(getattr(groundup, name) for name in groundup.__all__)
     with pytest.raises(AttributeError, match="no attribute 'fit'"):
         groundup.fit  # noqa: B018

@@ -14,6 +14,7 @@ from groundup.data import (
     DataSettings,
     ImageSet,
     MemoryLoader,
+    Splits,
     UnreadableImage,
     batch_indices,
     batches_per_epoch,
@@ -46,6 +47,48 @@ def test_a_source_with_three_splits_keeps_them(three_splits: str) -> None:
     assert [len(splits.train), len(splits.validation), len(splits.test)] == [20, 20, 20]
     assert not np.array_equal(splits.validation.images, splits.test.images)
     assert splits.notes == []
+
+
+def own(count: int, side: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8), np.arange(count) % 2
+
+
+def test_arrays_of_ones_own_become_splits_whose_fingerprint_tells_every_pixel_label_name_and_split() -> None:
+    splits = Splits.from_arrays(own(8), own(4), own(2), classes=["a", "b"])
+    assert splits.validation is not None
+    assert splits.test is not None
+    assert (len(splits.train), len(splits.validation), len(splits.test), splits.image_size) == (8, 2, 4, 6)
+    assert splits.train.labels.tolist() == [0, 1] * 4
+    pixel, label = own(8), own(8)
+    pixel[0][3, 2, 1, 0] ^= 1
+    label[1][3] = 0
+    others = [
+        Splits.from_arrays(pixel, own(4), own(2), classes=["a", "b"]),
+        Splits.from_arrays(label, own(4), own(2), classes=["a", "b"]),
+        Splits.from_arrays(own(8), own(4), own(2), classes=["a", "c"]),
+        Splits.from_arrays(own(8), own(2), own(4), classes=["a", "b"]),
+        Splits.from_arrays(own(8), own(4), classes=["a", "b"]),
+    ]
+    assert len({splits.fingerprint, *(other.fingerprint for other in others)}) == 6
+    assert Splits.from_arrays(own(8), own(4), own(2), classes=["a", "b"]).fingerprint == splits.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        (own(4), own(4, side=5), r"test: images are \(4, 5, 5, 3\); allowed: one or more, all square and of one size"),
+        (own(4), own(0), r"test: images are \(0, 6, 6, 3\)"),
+        ((own(4)[0][:, 1:], own(4)[1]), own(4), r"train: images are \(4, 5, 6, 3\)"),
+        ((own(4)[0] / 255, own(4)[1]), own(4), "images are float64"),
+        ((own(4)[0], own(4)[1] + 1), own(4), "train: labels are int64, 1 to 2; allowed: whole numbers from 0 to 1"),
+        ((own(4)[0], own(4)[1] * 1.0), own(4), "train: labels are float64"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(
+    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        Splits.from_arrays(train, test, classes=["a", "b"])
 
 
 def test_carving_a_second_validation_split_is_refused(three_splits: str) -> None:

@@ -9,7 +9,8 @@ from torch import nn
 
 import groundup
 from groundup.basis.errors import UsageError
-from groundup.data import ImageSet, Splits
+from groundup.basis.interruption import Interrupted
+from groundup.data import Splits
 from groundup.recipe import load_recipe
 
 SMALL = ["train={epochs: 4, batch_size: 20, threads: 1}", "track.tensorboard=false", "augment.policy=[]"]
@@ -19,12 +20,11 @@ def splits(seed: int = 0) -> Splits:
     """Three classes that the brightness tells apart, 12 px."""
     random = np.random.default_rng(seed)
 
-    def part(count: int) -> ImageSet:
+    def part(count: int) -> tuple[np.ndarray, np.ndarray]:
         labels = np.arange(count) % 3
-        images = (80 * labels[:, None, None, None] + random.integers(0, 50, (count, 12, 12, 3))).astype(np.uint8)
-        return ImageSet.whole(images, labels)
+        return (80 * labels[:, None, None, None] + random.integers(0, 50, (count, 12, 12, 3))).astype(np.uint8), labels
 
-    return Splits(part(120), None, part(60), ["dark", "grey", "bright"], 12, fingerprint="own")
+    return Splits.from_arrays(part(120), part(60), classes=["dark", "grey", "bright"])
 
 
 class Brightness(nn.Module):
@@ -49,6 +49,21 @@ def test_own_network_and_own_data_are_trained_and_loaded(tmp_path: Path) -> None
     assert classifier.predict(np.full((12, 12, 3), 250, np.uint8))[0][0] == "bright"
     with pytest.raises(UsageError, match="a network of its own, Brightness"):
         groundup.load(run.folder)
+    assert groundup.evaluate(run.folder, model=Brightness(), data=splits()).top1 == run.summary["top1"]
+    with pytest.raises(UsageError, match=r"is evaluated by groundup\.evaluate\(RUN, data=\.\.\.\)"):
+        groundup.evaluate(run.folder, model=Brightness(), data=splits(seed=1))
+
+
+def test_a_stopped_run_says_how_to_hand_in_its_own_parts_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    own = Brightness()
+    with pytest.raises(Interrupted) as stopped:
+        groundup.train("digits", SMALL, run=tmp_path / "run", model=own, data=splits(), max_seconds=0)
+    assert f'`groundup.resume("{tmp_path / "run"}", model=..., data=...)` goes on' in stopped.value.reason
+    assert groundup.resume(tmp_path / "run", model=Brightness(), data=splits()).summary["steps"] == 24
+    with pytest.raises(Interrupted) as stopped:
+        groundup.train("digits", SMALL, run=tmp_path / "other", data=splits(), max_seconds=0)
+    assert f'`groundup.resume("{tmp_path / "other"}", data=...)` goes on' in stopped.value.reason
 
 
 def test_own_data_with_the_recipes_network(tmp_path: Path) -> None:

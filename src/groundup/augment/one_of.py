@@ -28,7 +28,10 @@ class OneOf(RandomOperation):
 
     name: Literal["one_of"] = Field(description="One of several operations.")
     # The union of all operations has this class among its members; `augment/__init__.py` completes it.
-    operations: tuple["OperationSettings", ...] = Field(description="The operations, at least two, to choose from.")
+    operations: tuple["OperationSettings", ...] = Field(
+        description="The operations, at least two, to choose from. The chosen one still acts with its own p only: "
+        "give p 1 to those that shall always act."
+    )
     weights: tuple[_Weight, ...] | None = Field(
         None, description="How often each is chosen, in proportion, above 0; null: all equally often."
     )

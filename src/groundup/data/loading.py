@@ -8,8 +8,9 @@ Images are uint8 in 0..255, stored (N, H, W, 3); batches are (B, 3, H, W) views 
 channels_last.
 """
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from groundup.data.pixels.on_demand import Pixels
 from groundup.data.settings import CacheMode, DataSettings
 from groundup.data.shards.stream import StreamImages, open_stream, whole_positions
 from groundup.data.shards.windows import WindowedOrder
+from groundup.data.sources import digest
 from groundup.data.splits import stratified_choice, stratified_split
 
 _TEST_SHARE = 0.2  # of a source that has no held-out split
@@ -96,6 +98,41 @@ class Splits:
     fingerprint: str
     skipped: dict[str, str] = field(default_factory=dict)  # name of a damaged image -> what is wrong with it
     notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train: tuple[np.ndarray, np.ndarray],
+        test: tuple[np.ndarray, np.ndarray],
+        validation: tuple[np.ndarray, np.ndarray] | None = None,
+        *,
+        classes: Sequence[str],
+    ) -> "Splits":
+        """Splits of your own arrays, for `groundup.train(..., data=...)`.
+
+        Each split is (images, labels): uint8 (N, S, S, 3), of one side S everywhere, and whole numbers (N,) in 0..len(classes)-1.
+        The fingerprint is a hash of all of them, so that a resume and an evaluation refuse other images. DataError says what does
+        not fit.
+        """
+        given = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
+        parts, hashed = {}, hashlib.sha256()
+        side = np.asarray(train[0]).shape[1:2]
+        for name, (images, labels) in given.items():
+            images, labels = np.ascontiguousarray(images), np.asarray(labels)
+            parts[name] = ImageSet.whole(images, labels)
+            if images.shape[1:3] != 2 * side or not len(images):
+                raise DataError(f"{name}: images are {images.shape}; allowed: one or more, all square and of one size")
+            if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(classes):
+                raise DataError(
+                    f"{name}: labels are {labels.dtype}, {labels.min()} to {labels.max()}; "
+                    f"allowed: whole numbers from 0 to {len(classes) - 1}, the place in classes"
+                )
+            hashed.update(digest([name, images.shape]).encode())
+            hashed.update(images.data)
+            hashed.update(np.ascontiguousarray(labels, dtype=np.int64).data)
+        hashed.update(digest(list(classes)).encode())
+        parts_of = parts["train"], parts.get("validation"), parts["test"]
+        return cls(*parts_of, list(classes), side[0], hashed.hexdigest()[:32])
 
 
 def load_splits(

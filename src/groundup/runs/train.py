@@ -186,7 +186,11 @@ def _carry_out(
         try:
             return _prepare_and_train(folder, own, stop, terminal, world, opens)
         except Interrupted as stopped:
-            go_on = f"`groundup resume {folder.path}` goes on with the run"
+            # The command could not hand in what came from Python.
+            again = [key for key, value in (("model", own.model), ("data", own.splits)) if value is not None]
+            handed_in = "".join(f", {key}=..." for key in again)
+            command = f'groundup.resume("{folder.path}"{handed_in})' if again else f"groundup resume {folder.path}"
+            go_on = f"`{command}` goes on with the run"
             raise Interrupted(f"{stopped.reason}; {go_on}", stopped.exit_code) from stopped
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):

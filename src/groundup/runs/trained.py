@@ -81,5 +81,5 @@ def require_same_data(folder: RunFolder, splits: Splits) -> None:
         raise OtherData(
             f"{folder.path}: data.source gives other images now than the run was trained on "
             f"(fingerprint {trained_on}, now {splits.fingerprint})",
-            hint="put the data back; a run trained on data handed in from Python is evaluated with `data=` in Python",
+            hint="put the data back; a run trained on data handed in from Python is evaluated by groundup.evaluate(RUN, data=...)",
         )
