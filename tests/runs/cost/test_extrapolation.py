@@ -1,5 +1,9 @@
 """What a step of another input size is taken to cost, where only a pass at the first was measured."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ from groundup.runs.prepare import first_job, make_plan, open_data, with_measured
 from groundup.training import Job, TrainingState
 
 GROWING = ["data.resolution=16", "train.resolution=16", "phases=[{from: 0.5dur, set: {train.resolution: 24}}]"]
+GROUNDUP = [sys.executable, "-m", "groundup"]
 SPEED_NET = "model={name: speed_net, widths: [8, 8, 16], middles: [8, 8, 16]}"
 
 
@@ -46,3 +51,32 @@ def test_the_time_of_the_other_sizes_goes_by_the_products_made(monkeypatch: pyte
     made = module._flops_made(job, state.model)
     assert large / small == pytest.approx(made[24] / made[16])
     assert large / small != pytest.approx(job.flops[24] / job.flops[16], rel=0.001)
+
+
+def test_an_image_needs_half_the_memory_in_bf16_whatever_the_network_weighs() -> None:
+    """Autograd keeps the weights in bf16 too, once, however many images there are."""
+    per_image = {}
+    for precision in ("fp32", "bf16"):
+        job, state = prepared("model.width=64", f"train.precision={precision}")
+        per_image[precision] = module.measure(job, state).per_image
+    assert 0.4 < per_image["bf16"] / per_image["fp32"] < 0.65
+
+
+def test_the_peak_of_a_process_is_what_was_said(tmp_path: Path) -> None:
+    """Within a quarter, for a network whose weights and whose pictures both count."""
+    small = [
+        "digits",
+        "model.width=64",
+        "train.batch_size=256",
+        "data.resolution=16",
+        "train.epochs=1",
+        "train.threads=1",
+    ]
+    told = subprocess.run(
+        [*GROUNDUP, "check", *small, "--json"], cwd=tmp_path, capture_output=True, check=True, text=True
+    )
+    seen = subprocess.run(
+        [*GROUNDUP, "bench", *small, "--json", "--steps=1"], cwd=tmp_path, capture_output=True, check=True, text=True
+    )
+    expected = json.loads(told.stdout)["cost"]["memory"]["bytes"]
+    assert json.loads(seen.stdout)["peak_memory_bytes"] == pytest.approx(expected, rel=0.25)

@@ -19,9 +19,13 @@ from groundup.runs.from_disk import decodes_batches
 from groundup.runs.prepare import NORM_BATCHES, Plan
 from groundup.training import Job, NoAverage, TrainingState
 
-# What the backward pass holds besides, gradients of activations and the kernels' own room, as a factor on the activations.
-# Measured with ResNet-18 and with speed_net on a CPU: 1.2 and 1.3.
-_WITH_GRADIENTS = 1.3
+# Of ResNet-18, WRN-16-4 and speed_net in fp32 and bf16 and ResNet-50 in bf16 these give the peak of a process on a CPU with AMX
+# within 9% (`groundup bench`). What the backward pass holds besides, gradients of activations and the kernels' own room, as a
+# factor on the activations; what a CPU's kernels, threads and kept memory take whatever the network, in bytes; what an update needs
+# for a moment, as a factor on the weights.
+_WITH_GRADIENTS = 1.5
+_KERNELS = 250_000_000
+_UPDATE, _UPDATE_BY_MUON = 1.5, 4
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _GROUP_FILES = {"v1": ("memory.limit_in_bytes", "memory.usage_in_bytes"), "v2": ("memory.max", "memory.current")}
 
@@ -82,12 +86,14 @@ def extrapolated_memory(
     weights = tensor_bytes(state.model.state_dict().values())
     kept_in_memory = recipe.data.cache == "device" or (recipe.data.cache == "host" and device.type == "cpu")
     fixed = {
-        "program": program if device.type == "cpu" else 0,
+        "program": program + _KERNELS if device.type == "cpu" else 0,
         "images": pixel_bytes(splits) if kept_in_memory else 0,
         "decoded ahead": _ahead_bytes(recipe, splits),
         "weights": weights,
         "gradients": trainable,
+        "weights in half precision": trainable // 2 if job.engine.precision in ("bf16", "fp16") else 0,
         "optimizer": optimizer_bytes,
+        "update": math.ceil(trainable * (_UPDATE_BY_MUON if recipe.optimizer.name == "muon" else _UPDATE)),
         **_beside_a_step(recipe, state),
     }
     images = min(recipe.train.micro_batch or recipe.train.batch_size, recipe.train.batch_size)

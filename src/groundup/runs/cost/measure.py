@@ -179,11 +179,13 @@ def _longer(job: Job, state: TrainingState, images: int, seconds: float, watch: 
 
 
 class _SavedBytes:
-    """Counts the bytes that autograd keeps for the backward pass, each storage once, weights not at all. What is kept stays
-    alive until the backward pass, so that no address stands for two storages."""
+    """Counts the bytes that autograd keeps for the backward pass, each storage once, weights not at all: nor their copies in the
+    precision of the products, which do not grow with the images. What is kept stays alive until the backward pass, so that no
+    address stands for two storages."""
 
     def __init__(self, model: nn.Module) -> None:
         self._seen = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+        self._shapes = {(p.dtype, *sorted(p.shape)) for p in model.parameters() if p.ndim > 1}
         self.total = 0
 
     def counting(self) -> torch.autograd.graph.saved_tensors_hooks:
@@ -192,10 +194,15 @@ class _SavedBytes:
 
     def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
+        if storage.data_ptr() not in self._seen and not self._is_copy_of_weights(tensor):
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
         return tensor
+
+    def _is_copy_of_weights(self, tensor: Tensor) -> bool:
+        """By its shape, in any order: autograd keeps the weights of a linear layer turned."""
+        shape = sorted(tensor.shape)
+        return tensor.dtype in (torch.bfloat16, torch.float16) and (torch.float32, *shape) in self._shapes
 
 
 def _with_few_images(job: Job, count: int) -> tuple[Job, list[Tensor]]:
