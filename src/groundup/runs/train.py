@@ -4,12 +4,11 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from groundup.basis.errors import GroundupError, OutOfMemory, UsageError
 from groundup.basis.files import write_json
@@ -229,7 +228,7 @@ def _prepare_and_train(
     at_once = None if world.is_shared else asked.at_once
     job, state = build_job(plan, engine, network, stop.check, world, at_once)  # may have decided against compiling
     # A network of one's own is not built again: what diverges must not be what a second try begins with.
-    initial = deepcopy(network.state_dict()) if own.model is not None and job.engine.compiled else None
+    initial = _copy_of(network) if own.model is not None and job.engine.compiled else None
     with mirrored(folder, plan, terminal.message, asked, own.pictures) if world.is_main else nullcontext() as on_saved:
         try:
             return _train_with(folder, plan, job, state, checkpoint, own, stop, terminal, on_saved)
@@ -249,6 +248,12 @@ def _prepare_and_train(
         job, state = build_job(plan, eager, network, stop.check, world)
         checkpoint, _ = world.from_main(lambda: begun(folder, plan, terminal))
         return _train_with(folder, plan, job, state, checkpoint, own, stop, terminal, on_saved)
+
+
+def _copy_of(network: nn.Module) -> dict[str, Any]:
+    """Its state in main memory."""
+    state = network.state_dict()
+    return {key: value.to("cpu", copy=True) if isinstance(value, Tensor) else value for key, value in state.items()}
 
 
 def _complete(recipe: Recipe, splits: Splits, own: Own, terminal: Tracker) -> Recipe:

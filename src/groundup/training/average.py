@@ -262,9 +262,7 @@ class Average:
     def load_dict(self, saved: dict[str, Any]) -> None:
         """Take over what `to_dict` gave."""
         self.updates = int(saved["updates"])
-        self._measured_at = saved.get(
-            "measured_at"
-        )  # checkpoints before this was kept lack it: they are measured again
+        self._measured_at = saved.get("measured_at")  # checkpoints from before it was kept are measured again
 
 
 def refresh_norms(
