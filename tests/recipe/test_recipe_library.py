@@ -6,7 +6,7 @@ import pytest
 
 from groundup.recipe import library, load_recipe, source_text, to_yaml
 
-FIRST = {"digits", "cifar10-speed", "cifar100-speed", "cifar100-speed-73", "cifar100-speed-75"}
+FIRST = {"digits", "cifar10-speed", "cifar100-speed", *(f"cifar100-speed-{percent}" for percent in (73, 75, 78))}
 SWEEP = {
     f"003-{network}-{optimizer}-{policy}"
     for network in ("resnet18", "preact")
