@@ -185,7 +185,7 @@ class _SavedBytes:
 
     def __init__(self, model: nn.Module) -> None:
         self._seen = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-        self._shapes = {(p.dtype, *sorted(p.shape)) for p in model.parameters() if p.ndim > 1}
+        self._shapes = [sorted(p.shape) for p in model.parameters() if p.ndim > 1 and p.dtype == torch.float32]
         self.total = 0
 
     def counting(self) -> torch.autograd.graph.saved_tensors_hooks:
@@ -194,15 +194,12 @@ class _SavedBytes:
 
     def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen and not self._is_copy_of_weights(tensor):
+        # By its shape, in any order: autograd keeps the weights of a linear layer turned.
+        is_copy = tensor.dtype in (torch.bfloat16, torch.float16) and sorted(tensor.shape) in self._shapes
+        if storage.data_ptr() not in self._seen and not is_copy:
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
         return tensor
-
-    def _is_copy_of_weights(self, tensor: Tensor) -> bool:
-        """By its shape, in any order: autograd keeps the weights of a linear layer turned."""
-        shape = sorted(tensor.shape)
-        return tensor.dtype in (torch.bfloat16, torch.float16) and (torch.float32, *shape) in self._shapes
 
 
 def _with_few_images(job: Job, count: int) -> tuple[Job, list[Tensor]]:
