@@ -179,9 +179,8 @@ def _longer(job: Job, state: TrainingState, images: int, seconds: float, watch: 
 
 
 class _SavedBytes:
-    """Counts the bytes that autograd keeps for the backward pass, each storage once, weights not at all: nor their copies in the
-    precision of the products, which do not grow with the images. What is kept stays alive until the backward pass, so that no
-    address stands for two storages."""
+    """Counts the bytes that autograd keeps for the backward pass, each storage once, weights and their copies in half precision
+    not at all. What is kept stays alive until the backward pass, so that no address stands for two storages."""
 
     def __init__(self, model: nn.Module) -> None:
         self._seen = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
@@ -193,10 +192,9 @@ class _SavedBytes:
         return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
 
     def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
+        storage, half = tensor.untyped_storage(), tensor.dtype in (torch.bfloat16, torch.float16)
         # By its shape, in any order: autograd keeps the weights of a linear layer turned.
-        is_copy = tensor.dtype in (torch.bfloat16, torch.float16) and sorted(tensor.shape) in self._shapes
-        if storage.data_ptr() not in self._seen and not is_copy:
+        if storage.data_ptr() not in self._seen and not (half and sorted(tensor.shape) in self._shapes):
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
         return tensor
