@@ -1,10 +1,13 @@
 """What `groundup bench` says of the parts of a step, and what it advises."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -214,6 +217,15 @@ def test_a_trace_may_be_asked_for_at_the_end_of_a_short_phase(tiny: list[str], t
     recipe = load_recipe("digits", [*tiny, "data.cache=none"])
     bench_module.bench(recipe, steps=4, profile=tmp_path / "trace.json")
     assert (tmp_path / "trace.json").stat().st_size > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_the_peak_of_a_process_is_not_that_of_the_one_that_started_it() -> None:
+    held = np.ones(1 << 27)  # 1 GB
+    say = "import torch; from groundup.runs.cost.bench import peak_memory; print(peak_memory(torch.device('cpu')))"
+    told = subprocess.run([sys.executable, "-c", say], capture_output=True, check=True, text=True).stdout
+    assert 1e8 < int(told) < held.nbytes
+    assert bench_module.peak_memory(torch.device("cpu")) > held.nbytes
 
 
 @pytest.mark.gpu

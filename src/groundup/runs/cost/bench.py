@@ -5,6 +5,8 @@ product measured on the spot, in the run's precision, not of a data sheet. FLOP 
 padding of convolutions; a network that leaves such products out (`speed_net` on a CPU) can show more than 100%.
 """
 
+import contextlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -145,6 +147,11 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
+    with contextlib.suppress(OSError):  # no Linux, or no /proc
+        # What getrusage says there is at least what the process held that started this one.
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return int(found[1]) * 1024
     import resource  # Windows has none
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
