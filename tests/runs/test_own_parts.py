@@ -10,7 +10,7 @@ from torch import nn
 import groundup
 from groundup.basis.errors import UsageError
 from groundup.basis.interruption import Interrupted
-from groundup.data import Splits
+from groundup.data import Splits, superclasses
 from groundup.recipe import load_recipe
 
 SMALL = ["train={epochs: 4, batch_size: 20, threads: 1}", "track.tensorboard=false", "augment.policy=[]"]
@@ -64,6 +64,15 @@ def test_a_stopped_run_says_how_to_hand_in_its_own_parts_again(tmp_path: Path) -
     with pytest.raises(Interrupted) as stopped:
         groundup.train("digits", SMALL, run=tmp_path / "other", data=splits(), max_seconds=0)
     assert f'`groundup.resume("{tmp_path / "other"}", data=...)` goes on' in stopped.value.reason
+
+
+def test_the_source_of_the_recipe_is_left_alone_where_data_is_handed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(superclasses._READERS, "parquet", lambda *arguments: pytest.fail("the source was opened"))
+    recipe = [*SMALL, "train.epochs=1", "data.source=parquet:nowhere"]
+    run = groundup.train("digits", recipe, run=tmp_path / "run", model=Brightness(), data=splits())
+    assert groundup.evaluate(run.folder, model=Brightness(), data=splits()).top1 == run.summary["top1"]
 
 
 def test_own_data_with_the_recipes_network(tmp_path: Path) -> None:

@@ -262,6 +262,7 @@ def _open(
         full=wanted.full,
         chosen=tuple(dict.fromkeys(wanted.images)),
         corrupted=wanted.corrupted,
+        own_data=data is not None,
         stop=stop,
         tell=tell,
     )

@@ -89,7 +89,8 @@ class Subject:
     """A finished run on one of its splits, ready to be evaluated. `tta` holds for every logit that is asked for.
 
     full: corruptions of the whole split; chosen: places in the split of images to look at; corrupted: the source of
-    images that are corrupted already; twin: the run that a temperature is taken from, None: this one; tell: progress in words.
+    images that are corrupted already; own_data: the splits were handed in, and the recipe's source says nothing of them; twin: the
+    run that a temperature is taken from, None: this one; tell: progress in words.
     """
 
     folder: RunFolder
@@ -102,6 +103,7 @@ class Subject:
     full: bool = False
     chosen: tuple[int, ...] = ()
     corrupted: str | None = None
+    own_data: bool = False
     twin: Twin | None = None
     stop: StopRequest = field(default_factory=StopRequest)
     tell: Callable[[str], None] = lambda text: None
@@ -182,7 +184,9 @@ class Subject:
 
     @cached_property
     def superclasses(self) -> Superclasses | None:
-        """The superclasses of the classes, where the data has them."""
+        """The superclasses of the classes, where the data has them; what was handed in has none, whatever the recipe names."""
+        if self.own_data:
+            return None
         return read_superclasses(self.recipe.data, self.classes, self.stop.check)
 
 
